@@ -1,0 +1,186 @@
+"""Tap and edit named layers of any ``nn.Module`` by forward hooks.
+
+A layer is a tap name that the model declares (``model.taps``, the publication's names) or any
+module path (``"encoder.mv2.3"``). Both context managers remove their hooks whatever happens.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+
+from torch import Tensor, nn
+
+
+def find_layer(model: nn.Module, layer: str) -> nn.Module:
+    """The module behind a tap name or module path.
+
+    Raises:
+        ValueError: there is no such layer; the message names the taps and near matches.
+    """
+    taps: dict[str, str] = getattr(model, "taps", None) or {}
+    paths = dict(model.named_modules())
+    path = taps.get(layer, layer)
+    if path and path in paths:
+        return paths[path]
+    near = difflib.get_close_matches(str(layer), [*taps, *filter(None, paths)], n=4)
+    raise ValueError(
+        f"Unknown layer {layer!r} of {type(model).__name__}."
+        + (f" Close: {', '.join(near)}." if near else "")
+        + (f" Known taps: {', '.join(taps)};" if taps else "")
+        + " any module path works (see model.named_modules())."
+    )
+
+
+class Activations(dict):
+    """Layer name → output (B, K, h, w) of the last forward."""
+
+    def __missing__(self, layer):
+        raise KeyError(
+            f"No activation of layer {layer!r}: tapped are {sorted(self) or 'none so far'}. "
+            "Run a forward inside `with tap(...)` first; a layer that the forward never calls "
+            "stays empty."
+        )
+
+
+@contextmanager
+def tap(
+    model: nn.Module,
+    layers: Iterable[str],
+    *,
+    detach: bool = True,
+    grids: Mapping[str, tuple[int, ...]] | None = None,
+) -> Iterator[Activations]:
+    """Collect the outputs of layers: ``with tap(model, ["dec_3"]) as acts: model(x)``.
+
+    Args:
+        layers: tap names or module paths.
+        detach: cut the autograd graph; False for a loss on activations.
+        grids: for layers that give tokens (B, N, C): the grid ``(h, w)`` that they lie on, row by
+            row, or ``(prefix, h, w)`` where the first ``prefix`` tokens are class or register
+            tokens, which are dropped. Such layers come out as (B, C, h, w).
+
+    Yields:
+        A dict that every forward empties and fills again: layer → (B, K, h, w).
+
+    Raises:
+        ValueError: unknown layer, no layers, a layer that runs twice in one forward, or one whose
+            output is neither (B, K, h, w) nor tokens with a grid.
+    """
+    layers = _names(layers)
+    grids = dict(grids or {})
+    if stray := [name for name in grids if name not in layers]:
+        raise ValueError(f"grids names layers that are not tapped: {stray}. Tapped: {layers}.")
+    modules = {layer: find_layer(model, layer) for layer in layers}
+    acts = Activations()
+    running = False  # inside a forward of `model` itself (not of a part that the user calls)
+
+    def start(*_):
+        nonlocal running
+        running = True
+        acts.clear()
+
+    def stop(*_):
+        nonlocal running
+        running = False
+
+    def keep(layer: str) -> Callable:
+        def hook(_module, _inputs, output):
+            if running and layer in acts:
+                raise ValueError(
+                    f"Layer {layer!r} runs more than once in a forward, so its activation is "
+                    "ambiguous. Tap a module that runs once."
+                )
+            value = as_map(output, layer, grids.get(layer))
+            acts[layer] = value.detach() if detach else value
+
+        return hook
+
+    handles = [model.register_forward_pre_hook(start)]
+    try:
+        handles += [m.register_forward_hook(keep(layer)) for layer, m in modules.items()]
+        handles.append(model.register_forward_hook(stop))
+        yield acts
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
+def edit(model: nn.Module, edits: Mapping[str, Callable[[Tensor], Tensor]]) -> Iterator[None]:
+    """Replace a layer's output by ``fn(output)``: ``with edit(model, {"dec_3": fn}): model(x)``.
+
+    Raises:
+        ValueError: unknown layer, or ``fn`` changed the output's shape.
+    """
+    modules = {layer: find_layer(model, layer) for layer in _names(edits)}
+
+    def replace(layer: str, fn: Callable) -> Callable:
+        def hook(_module, _inputs, output):
+            new = fn(output)
+            if getattr(new, "shape", None) != getattr(output, "shape", None):
+                raise ValueError(
+                    f"The edit of layer {layer!r} must keep the shape {_shape(output)}; "
+                    f"it gave {_shape(new)}."
+                )
+            return new
+
+        return hook
+
+    handles = []
+    try:
+        for layer, module in modules.items():
+            handles.append(module.register_forward_hook(replace(layer, edits[layer])))
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def as_map(output, layer: str, grid: tuple[int, ...] | None = None) -> Tensor:
+    """A layer's output as a feature map (B, K, h, w); tokens (B, N, C) by their grid.
+
+    Raises:
+        ValueError: anything else, naming the layer, its shape and what to do.
+    """
+    if isinstance(output, Tensor) and output.ndim == 4:
+        if grid is not None:
+            raise ValueError(f"Layer {layer!r} gives {_shape(output)}; a grid is for tokens.")
+        return output
+    if not (isinstance(output, Tensor) and output.ndim == 3):
+        raise ValueError(
+            f"Layer {layer!r} gives {_shape(output)}. A unit needs a map: choose a layer that "
+            "gives (B, K, h, w), or tokens (B, N, C) with grids={layer: (h, w)}."
+        )
+    n = output.shape[1]
+    if grid is None:
+        raise ValueError(
+            f"Layer {layer!r} gives tokens {_shape(output)}; say how its {n} tokens lie: "
+            f"grids={{{layer!r}: (h, w)}}, or (prefix, h, w) with class tokens in front."
+        )
+    prefix, h, w = grid if len(grid) == 3 else (0, *grid)
+    if n != prefix + h * w:
+        extra = n - h * w
+        raise ValueError(
+            f"Layer {layer!r} gives {n} tokens, but the grid {tuple(grid)} holds {prefix + h * w}."
+            + (
+                f" If the first {extra} are class or register tokens, give ({extra}, {h}, {w})."
+                if 0 < extra < h * w
+                else ""
+            )
+        )
+    return output[:, prefix:].transpose(1, 2).unflatten(2, (h, w))
+
+
+def _names(layers: Iterable[str]) -> list[str]:
+    names = [layers] if isinstance(layers, str) else list(layers)
+    if not names:
+        raise ValueError("No layers given: name at least one tap or module path.")
+    if repeated := sorted({n for n in names if names.count(n) > 1}):
+        raise ValueError(f"Layers named more than once: {', '.join(repeated)}.")
+    return names
+
+
+def _shape(x) -> str:
+    return str(tuple(x.shape)) if hasattr(x, "shape") else type(x).__name__

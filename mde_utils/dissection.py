@@ -1,0 +1,333 @@
+"""One streaming pass over a data set: what every unit of every layer answers to each depth.
+
+You et al. 2021, section 3 (network dissection by depth). Sums and counts are all that is kept, so
+memory does not depend on the number of images, and two dissections of one network can be added.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import pandas as pd
+import torch
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from mde_utils.activations import tap
+from mde_utils.checkpoints import write_safetensors
+from mde_utils.data.loading import batches
+from mde_utils.depth_bins import RANGES, DepthBins, depth_range
+from mde_utils.selectivity import (
+    EPS,
+    assigned_bins,
+    check_definition,
+    depth_selectivity,
+    fold_overflow,
+    layer_bins,
+    pool_layers,
+    selectivity_floors,
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Dissection:
+    """Average responses of units by depth bin, and what follows from them.
+
+    Attributes:
+        sums: layer → (K, N_b + 1) float64, sum of the upsampled activation over each bin's pixels;
+            the last column holds depth beyond the last bin.
+        pixels: layer → (N_b + 1,) float64, pixels of each bin, the same way.
+        bins: layer → its depth bins.
+        images: number of images seen.
+        definition: ``"paper"`` or ``"reference"`` (see :mod:`mde_utils.selectivity`); both come
+            from the same sums, see :meth:`under`.
+        about: what was dissected, for titles and tables: model, data set.
+    """
+
+    sums: dict[str, Tensor]
+    pixels: dict[str, Tensor]
+    bins: dict[str, DepthBins]
+    images: int
+    definition: str = "paper"
+    about: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self):
+        check_definition(self.definition)
+
+    @property
+    def layers(self) -> list[str]:
+        return list(self.sums)
+
+    @property
+    def counts(self) -> dict[str, Tensor]:
+        """Layer → (N_b,) pixels per bin."""
+        return {layer: self._folded(layer)[1] for layer in self.sums}
+
+    @property
+    def response(self) -> dict[str, Tensor]:
+        """Layer → (K, N_b) average response, in the activation's unit; 0 where a bin is empty."""
+        folded = {layer: self._folded(layer) for layer in self.sums}
+        return {layer: sums / (counts + EPS) for layer, (sums, counts) in folded.items()}
+
+    @property
+    def selectivity(self) -> dict[str, Tensor]:
+        """Layer → (K,) depth selectivity of each unit at its best bin."""
+        counts = self.counts
+        return {
+            layer: depth_selectivity(response, counts[layer], definition=self.definition)
+            for layer, response in self.response.items()
+        }
+
+    def mean(self, layer: str) -> float:
+        """The number that the paper's tables report: mean selectivity of a layer's units."""
+        return self.selectivity[self._known(layer)].nanmean().item()
+
+    def floors(self, layer: str) -> dict:
+        """Selectivity of a flat and of a uniformly random unit at this layer's bin occupancy."""
+        return selectivity_floors(self.counts[self._known(layer)], self.definition)
+
+    def under(self, definition: str) -> Dissection:
+        """The same pass read by the other definition."""
+        return replace(self, definition=check_definition(definition))
+
+    def summary(self) -> pd.DataFrame:
+        """A row a layer: units, bins with pixels, mean selectivity, and its floors."""
+        rows = []
+        for layer, values in self.selectivity.items():
+            floors = self.floors(layer)
+            rows.append(
+                {
+                    "layer": layer,
+                    "units": len(values),
+                    "bins": floors["bins"],
+                    "populated": floors["populated"],
+                    "selectivity": values.nanmean().item(),
+                    "flat": floors["flat"],
+                    "uniform": floors["uniform"],
+                    "definition": self.definition,
+                    "images": self.images,
+                }
+            )
+        return pd.DataFrame(rows).set_index("layer")
+
+    def to_frame(self) -> pd.DataFrame:
+        """A row a unit: selectivity, the bin it answers to most (with its depth range in metres),
+        and its selectivity for the bin that the assignment loss would give it."""
+        frames = []
+        counts, selectivity = self.counts, self.selectivity
+        for layer, response in self.response.items():
+            k, n = response.shape
+            edges = self.bins[layer].edges
+            best = response.abs().argmax(1)
+            target = assigned_bins(k, n)
+            at_target = depth_selectivity(response, counts[layer], target, self.definition)
+            frames.append(
+                pd.DataFrame(
+                    {
+                        "layer": layer,
+                        "unit": range(k),
+                        "selectivity": selectivity[layer].numpy(),
+                        "best_bin": best.numpy(),
+                        "best_from_m": edges[best].numpy(),
+                        "best_to_m": edges[best + 1].numpy(),
+                        "best_response": response.gather(1, best[:, None])[:, 0].numpy(),
+                        "assigned_bin": target.numpy(),
+                        "assigned_from_m": edges[target].numpy(),
+                        "assigned_to_m": edges[target + 1].numpy(),
+                        "assigned_selectivity": at_target.numpy(),
+                    }
+                )
+            )
+        return pd.concat(frames, ignore_index=True)
+
+    def __add__(self, other: Dissection) -> Dissection:
+        """Both passes as one, e.g. two halves of a data set.
+
+        Raises:
+            ValueError: other layers, units, bins or definition.
+        """
+        if not isinstance(other, Dissection):
+            return NotImplemented
+        if self.layers != other.layers or self.definition != other.definition:
+            raise ValueError(
+                "Only dissections of the same layers under one definition can be added; got "
+                f"{self.layers} ({self.definition}) and {other.layers} ({other.definition})."
+            )
+        for layer in self.layers:
+            if self.bins[layer] != other.bins[layer] or (
+                self.sums[layer].shape != other.sums[layer].shape
+            ):
+                raise ValueError(f"Layer {layer!r} has other bins or units in the two dissections.")
+        return replace(
+            self,
+            sums={k: v + other.sums[k] for k, v in self.sums.items()},
+            pixels={k: v + other.pixels[k] for k, v in self.pixels.items()},
+            images=self.images + other.images,
+        )
+
+    def save(self, path: str | Path) -> Path:
+        """Write to a safetensors file, complete or not at all."""
+        tensors = {}
+        for layer in self.layers:
+            tensors[f"sums/{layer}"] = self.sums[layer]
+            tensors[f"pixels/{layer}"] = self.pixels[layer]
+            tensors[f"edges/{layer}"] = self.bins[layer].edges
+        about = {
+            "layers": self.layers,
+            "images": self.images,
+            "definition": self.definition,
+            "about": self.about,
+        }
+        return write_safetensors(path, tensors, {"dissection": json.dumps(about)})
+
+    @classmethod
+    def load(cls, path: str | Path) -> Dissection:
+        """Read what :meth:`save` wrote.
+
+        Raises:
+            FileNotFoundError, ValueError: no such file, or it holds no dissection.
+        """
+        from safetensors import SafetensorError, safe_open
+
+        path = Path(path)
+        if not path.is_file():
+            raise FileNotFoundError(f"No dissection at {path.name!r}: make one with dissect().save")
+        try:
+            with safe_open(path, framework="pt") as file:
+                about = json.loads(file.metadata()["dissection"])
+                tensors = {key: file.get_tensor(key) for key in file.keys()}
+        except (SafetensorError, KeyError, TypeError) as error:
+            raise ValueError(f"{path.name!r} holds no dissection ({error}).") from None
+        layers = about.pop("layers")
+        return cls(
+            sums={k: tensors[f"sums/{k}"] for k in layers},
+            pixels={k: tensors[f"pixels/{k}"] for k in layers},
+            bins={k: DepthBins(tensors[f"edges/{k}"]) for k in layers},
+            **about,
+        )
+
+    def _folded(self, layer: str) -> tuple[Tensor, Tensor]:
+        return fold_overflow(self.sums[layer], self.pixels[layer], self.definition)
+
+    def _known(self, layer: str) -> str:
+        if layer not in self.sums:
+            raise ValueError(f"Layer {layer!r} was not dissected. Known: {', '.join(self.layers)}.")
+        return layer
+
+
+@torch.no_grad()
+def dissect(
+    model: nn.Module,
+    dataset,
+    layers: Iterable[str],
+    *,
+    bins=None,
+    batch_size: int = 16,
+    definition: str = "paper",
+    distributed: bool | None = None,
+    grids: Mapping[str, tuple[int, ...]] | None = None,
+) -> Dissection:
+    """Average response of every unit of ``layers`` to each depth bin, over a data set.
+
+    Any ``nn.Module`` that takes an image (B, 3, H, W) will do; its layers are named by tap or by
+    module path. The model runs in evaluation mode where its parameters are; its mode is restored.
+
+    Args:
+        dataset: anything with a length that yields items with ``image`` and ``depth``.
+        layers: tap names or module paths.
+        bins: (alpha, beta) in metres, a data set's name, or layer → :class:`DepthBins`. None: the
+            data set's own range, or, where it has none (a plain list), that of NYU, (0.75, 10).
+        batch_size: images at a time; images of other sizes start a new batch.
+        definition: ``"paper"`` or ``"reference"``.
+        distributed: split the images over the processes of ``torch.distributed``; None = where it
+            is initialised. Every process gets the whole result.
+        grids: how the tokens of transformer layers lie (see :func:`mde_utils.activations.tap`).
+
+    Raises:
+        ValueError: unknown layer or definition, an empty data set, or no valid depth in all of it.
+    """
+    check_definition(definition)
+    if len(dataset) == 0:
+        raise ValueError("The data set is empty: there is nothing to dissect.")
+    layers = [layers] if isinstance(layers, str) else list(layers)
+    given = dict(bins) if isinstance(bins, Mapping) else None
+    if given is not None and (missing := [layer for layer in layers if layer not in given]):
+        raise ValueError(f"bins names no bins for the layers {missing}.")
+    where = bins if bins is not None else getattr(dataset, "depth_range", RANGES["nyu"])
+    span = None if given is not None else depth_range(where)
+
+    rank, world = _processes(distributed)
+    indices = range(rank, len(dataset), world)
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    inputs = tuple(getattr(model, "input_names", ()))
+    sums: dict[str, Tensor] = {}
+    pixels: dict[str, Tensor] = {}
+    training = model.training
+    model.eval()
+    try:
+        with tap(model, layers, grids=grids) as acts:
+            for batch in tqdm(
+                batches(dataset, indices, batch_size, ("image", "depth", *inputs)),
+                total=math.ceil(len(indices) / max(batch_size, 1)),
+                desc="dissect",
+                leave=False,
+                disable=None,
+            ):
+                batch = {k: v.to(device, non_blocking=True) for k, v in batch.items()}
+                model(batch["image"], **{k: batch[k] for k in inputs})
+                if given is None:
+                    given = {k: layer_bins(acts[k].shape[1], span) for k in layers}
+                pooled = pool_layers({k: acts[k] for k in layers}, batch["depth"], given)
+                for layer, (s, n) in pooled.items():
+                    sums[layer] = sums.get(layer, 0) + s
+                    pixels[layer] = pixels.get(layer, 0) + n
+    finally:
+        model.train(training)
+
+    if world > 1:
+        sums, pixels = _reduce(sums, pixels)
+    result = Dissection(
+        sums={k: v.cpu() for k, v in sums.items()},
+        pixels={k: v.cpu() for k, v in pixels.items()},
+        bins={k: given[k] for k in layers},
+        images=len(dataset),
+        definition=definition,
+        about={
+            "model": str(getattr(model, "name", type(model).__name__)),
+            "dataset": str(getattr(dataset, "name", type(dataset).__name__)),
+        },
+    )
+    if not any(counts.any() for counts in result.counts.values()):
+        raise ValueError(
+            f"No pixel of the {len(dataset)} images has a depth inside the bins: is the depth in "
+            "metres, and is this the range of the data set?"
+        )
+    return result
+
+
+def _processes(distributed: bool | None) -> tuple[int, int]:
+    dist = torch.distributed
+    ready = dist.is_available() and dist.is_initialized()
+    if distributed and not ready:
+        raise ValueError(
+            "distributed=True needs an initialised torch.distributed: start the script with "
+            "`accelerate launch`, or leave distributed=None."
+        )
+    if distributed is False or not ready:
+        return 0, 1
+    return dist.get_rank(), dist.get_world_size()
+
+
+def _reduce(sums: dict, pixels: dict) -> tuple[dict, dict]:
+    """Sum over processes. One with no image of its own has nothing to add, so shapes travel too."""
+    gathered: list = [None] * torch.distributed.get_world_size()
+    own = [{k: v.cpu() for k, v in d.items()} for d in (sums, pixels)]
+    torch.distributed.all_gather_object(gathered, own)
+    return tuple(
+        {k: sum(part[i][k] for part in gathered if k in part[i]) for k in gathered[0][i]}
+        for i in (0, 1)
+    )
