@@ -6,6 +6,7 @@ bin a metre away is centimetres wide and one at the far end decimetres.
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 
 import torch
@@ -46,6 +47,23 @@ def depth_range(where) -> tuple[float, float]:
     if not 0 < alpha < beta < float("inf"):
         raise ValueError(f"A depth range needs 0 < alpha < beta; got ({alpha}, {beta}) metres.")
     return alpha, beta
+
+
+def find_range(dataset, model=None) -> tuple[float, float]:
+    """(alpha, beta) in metres that a data set is made for: its own ``depth_range`` (or that of the
+    data set inside a ``Subset``), else the model's, else, with a warning, that of NYU."""
+    while dataset is not None:
+        if getattr(dataset, "depth_range", None) is not None:
+            return depth_range(dataset)
+        dataset = getattr(dataset, "dataset", None)
+    if getattr(model, "depth_range", None) is not None:
+        return depth_range(model)
+    warnings.warn(
+        f"Neither the data set nor the model has a depth_range; taking NYU's, {RANGES['nyu']} "
+        "metres. Set dataset.depth_range = (alpha, beta) for another.",
+        stacklevel=3,
+    )
+    return RANGES["nyu"]
 
 
 @dataclass(frozen=True, eq=False)

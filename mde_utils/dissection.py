@@ -20,7 +20,7 @@ from tqdm.auto import tqdm
 from mde_utils.activations import tap
 from mde_utils.checkpoints import write_safetensors
 from mde_utils.data.loading import batches
-from mde_utils.depth_bins import RANGES, DepthBins, depth_range
+from mde_utils.depth_bins import DepthBins, depth_range, find_range
 from mde_utils.selectivity import (
     EPS,
     assigned_bins,
@@ -240,7 +240,7 @@ def dissect(
         dataset: anything with a length that yields items with ``image`` and ``depth``.
         layers: tap names or module paths.
         bins: (alpha, beta) in metres, a data set's name, or layer → :class:`DepthBins`. None: the
-            data set's own range, or, where it has none (a plain list), that of NYU, (0.75, 10).
+            data set's own range, else the model's, else (with a warning) that of NYU.
         batch_size: images at a time; images of other sizes start a new batch.
         definition: ``"paper"`` or ``"reference"``.
         distributed: split the images over the processes of ``torch.distributed``; None = where it
@@ -257,8 +257,9 @@ def dissect(
     given = dict(bins) if isinstance(bins, Mapping) else None
     if given is not None and (missing := [layer for layer in layers if layer not in given]):
         raise ValueError(f"bins names no bins for the layers {missing}.")
-    where = bins if bins is not None else getattr(dataset, "depth_range", RANGES["nyu"])
-    span = None if given is not None else depth_range(where)
+    span = None
+    if given is None:
+        span = find_range(dataset, model) if bins is None else depth_range(bins)
 
     rank, world = _processes(distributed)
     indices = range(rank, len(dataset), world)
@@ -290,6 +291,7 @@ def dissect(
 
     if world > 1:
         sums, pixels = _reduce(sums, pixels)
+        given = given or {k: layer_bins(len(sums[k]), span) for k in layers}  # had no image
     result = Dissection(
         sums={k: v.cpu() for k, v in sums.items()},
         pixels={k: v.cpu() for k, v in pixels.items()},

@@ -30,7 +30,7 @@ from tqdm.auto import tqdm
 from mde_utils.activations import tap
 from mde_utils.checkpoints import load_weights, save_weights
 from mde_utils.data import collate, load_dataset
-from mde_utils.depth_bins import RANGES, depth_range
+from mde_utils.depth_bins import find_range
 from mde_utils.dissection import dissect
 from mde_utils.environment import amp_dtype, pick_device, seed_everything
 from mde_utils.evaluation import evaluate
@@ -237,7 +237,7 @@ def fit(model: nn.Module, train_set, val_set, config: TrainConfig) -> History:
         # A last batch of one image would put noise into batch normalisation.
         drop_last=len(train_set) > config.batch_size,
     )
-    span = depth_range(getattr(train_set, "depth_range", RANGES["nyu"]))
+    span = find_range(train_set, model)
     step = _Step(model, config, span, device, dtype)
 
     rows: list[dict] = []
@@ -264,7 +264,7 @@ def fit(model: nn.Module, train_set, val_set, config: TrainConfig) -> History:
         row |= _epoch(model, loader, step, optimiser, scaler, epoch)
         row["seconds"] = time.perf_counter() - start
         row["images_per_s"] = row.pop("images") / row["seconds"]
-        metrics = evaluate(model, val_set)
+        metrics = evaluate(model, val_set, cap=span[1])
         row |= {f"val_{k}": v for k, v in metrics.items()}
         if config.cfg_layers:
             seen = dissect(

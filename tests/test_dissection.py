@@ -8,6 +8,7 @@ from mde_utils.dissection import Dissection, dissect
 from mde_utils.selectivity import layer_bins, pool_by_bin
 
 NYU = (0.75, 10.0)
+pytestmark = pytest.mark.filterwarnings("ignore:Neither the data set nor the model")
 
 
 class Net(nn.Module):
@@ -149,7 +150,10 @@ def test_own_bins_and_the_data_sets_range(net):
         depth_range = (3.0, 80.0)
 
     assert dissect(net, Far(data), ["wide"]).bins["wide"] == layer_bins(8, (3.0, 80.0))
-    assert dissect(net, data, ["wide"]).bins["wide"] == layer_bins(8, NYU)
+    with pytest.warns(UserWarning, match="taking NYU's"):
+        assert dissect(net, data, ["wide"]).bins["wide"] == layer_bins(8, NYU)
+    net.depth_range = (1.0, 5.0)
+    assert dissect(net, data, ["wide"]).bins["wide"] == layer_bins(8, (1.0, 5.0))
 
 
 @pytest.mark.parametrize("name", ["timm", "torchvision"])
