@@ -1,0 +1,52 @@
+# make run and make test each need nothing but Python >= 3.10 and the package index.
+PYTHON ?= python3
+VENV ?= .venv
+OUTPUT ?= outputs
+CELL_TIMEOUT ?= 900
+MDE_PROFILE ?= demo
+export MDE_PROFILE
+
+.DEFAULT_GOAL := help
+.PHONY: help env run test lint bench notebooks badges clean
+
+PY := $(VENV)/bin/python
+INSTALLED := $(VENV)/.installed
+BENCHMARKS := $(filter-out benchmarks/_common.py,$(sort $(wildcard benchmarks/*.py)))
+
+help:  ## this list
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1~\2/p' $(firstword $(MAKEFILE_LIST)) | awk -F'~' '{printf "%-15s %s\n", $$1, $$2}'
+
+env: $(INSTALLED)  ## make the environment (.venv); again only when the requirements change
+
+$(INSTALLED): requirements.txt requirements-dev.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 10) or sys.exit("Python 3.10 or later is needed, $(PYTHON) is " + sys.version.split()[0] + ": name one with PYTHON=...")'
+	$(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install -q --disable-pip-version-check -r requirements-dev.txt
+	$(PY) -m pip install -q --disable-pip-version-check --no-deps -e .
+	@touch $@
+
+run: $(INSTALLED)  ## execute every notebook, then name the page that shows the results
+	@$(PY) scripts/run_notebooks.py --output $(OUTPUT) --timeout $(CELL_TIMEOUT)
+
+test: $(INSTALLED)  ## the unit tests, then every cell of every notebook
+	$(PY) -m pytest -q
+	$(PY) -m pytest -q -x --nbval-lax --nbval-current-env --nbval-cell-timeout $(CELL_TIMEOUT) notebooks/
+
+lint: $(INSTALLED)  ## style of code and notebooks; changes nothing
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) scripts/badges.py --check
+	$(PY) scripts/strip.py --check
+
+bench: $(INSTALLED)  ## every benchmark, in order; results land beside them
+	@set -e; for script in $(BENCHMARKS); do echo "== $$script"; $(PY) $$script; done
+
+notebooks: $(INSTALLED)  ## execute the notebooks in place, ready to commit
+	@$(PY) scripts/run_notebooks.py --in-place --timeout $(CELL_TIMEOUT)
+
+badges: $(INSTALLED)  ## write bootstrap cells and badges from pyproject.toml's address
+	$(PY) scripts/badges.py
+
+clean:  ## remove what was made here, but not data, runs or the environment
+	rm -rf $(OUTPUT) .pytest_cache .ruff_cache .hypothesis *.egg-info
+	find . -path ./.venv -prune -o -name __pycache__ -type d -exec rm -rf {} +

@@ -1,0 +1,115 @@
+"""What every benchmark shares: the machine, a stopwatch and an atomic writer of results."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+PROJECT = Path(__file__).resolve().parent.parent
+RESULTS = PROJECT / "benchmarks" / "results"
+PACKAGES = ("torch", "torchvision", "timm", "numpy", "pillow")
+
+if str(PROJECT) not in sys.path:  # `python benchmarks/x.py` works without an installation
+    sys.path.insert(0, str(PROJECT))
+
+
+def real_data() -> Path:
+    """The folder of real sample frames: $MDE_REAL_DATA, else `../shared/real`."""
+    folder = Path(os.environ.get("MDE_REAL_DATA") or PROJECT.parent / "shared" / "real")
+    if not folder.is_dir():
+        raise FileNotFoundError(
+            "No real sample frames: set MDE_REAL_DATA to the folder that holds nyu/ and kitti/."
+        )
+    return folder
+
+
+def _cpu_model() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def machine() -> dict:
+    """What a number depends on, and nothing that names this computer or its folders."""
+    import torch
+
+    versions = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            versions[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return {
+        "cpu": _cpu_model(),
+        "cores": len(os.sched_getaffinity(0))
+        if hasattr(os, "sched_getaffinity")
+        else os.cpu_count(),
+        "torch_threads": torch.get_num_threads(),
+        "gpu": torch.cuda.get_device_name(0) if torch.cuda.is_available() else None,
+        "system": platform.system(),
+        "date": time.strftime("%Y-%m-%d", time.gmtime()),
+        "versions": versions,
+    }
+
+
+def median(values) -> float:
+    return float(statistics.median(values))
+
+
+def ratio(slow: float, fast: float) -> float:
+    """How many times `fast` goes into `slow`; infinite when the clock did not move."""
+    return slow / fast if fast > 0 else float("inf")
+
+
+def median_time(
+    function: Callable[[], object], *, repeats: int = 5, warmup: int = 1, synchronise: bool = False
+) -> float:
+    """Median wall-clock seconds of `function()` over `repeats` calls, after `warmup` others.
+
+    synchronise: wait for the GPU before and after every call.
+    """
+    import torch
+
+    wait = torch.cuda.synchronize if synchronise and torch.cuda.is_available() else lambda: None
+    for _ in range(warmup):
+        function()
+    seconds = []
+    for _ in range(repeats):
+        wait()
+        start = time.perf_counter()
+        function()
+        wait()
+        seconds.append(time.perf_counter() - start)
+    return median(seconds)
+
+
+def _write(path: Path, text: str) -> None:
+    with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False, encoding="utf-8") as file:
+        file.write(text)
+    os.chmod(file.name, 0o644)
+    os.replace(file.name, path)
+
+
+def write_result(name: str, result: dict, markdown: str) -> Path:
+    """Write `results/<name>.json` and `.md`, each whole or not at all. Returns the .json path.
+
+    The machine is added under "machine" when `result` does not hold it.
+    """
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    result = {"machine": machine(), **result}
+    path = RESULTS / f"{name}.json"
+    _write(path, json.dumps(result, indent=2, ensure_ascii=False) + "\n")
+    _write(path.with_suffix(".md"), markdown.rstrip() + "\n")
+    return path

@@ -1,0 +1,47 @@
+"""What two notebooks share: data, models, selectivity, dissection, training.
+
+The names below are imported when they are first used, so that `import mde_utils` costs nothing.
+"""
+
+from importlib import import_module
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "load_dataset": "data",
+    "build_model": "models",
+    "load_weights": "checkpoints",
+    "save_weights": "checkpoints",
+    "tap": "activations",
+    "edit": "activations",
+    "DepthBins": "depth_bins",
+    "SelectivityLoss": "selectivity",
+    "assigned_bins": "selectivity",
+    "depth_selectivity": "selectivity",
+    "pool_by_bin": "selectivity",
+    "Dissection": "dissection",
+    "dissect": "dissection",
+    "compute_metrics": "evaluation",
+    "evaluate": "evaluation",
+    "TrainConfig": "training",
+    "fit": "training",
+    "about": "environment",
+    "amp_dtype": "environment",
+    "pick_device": "environment",
+    "resolve_profile": "environment",
+    "seed_everything": "environment",
+}
+__all__ = ["__version__", *_HOME]
+
+
+def __getattr__(name: str):
+    if name not in _HOME:
+        # Python tries the submodule itself after this, so `from mde_utils import plots` works.
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__():
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,344 @@
+"""Read and write weights: the suite's own files (safetensors) and the originals' (torch pickles).
+
+Nothing in a checkpoint is ever executed: pickles are read with `weights_only=True`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import http.client
+import json
+import pickle
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+from urllib.parse import urlparse
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from .files import atomic
+
+# What training scripts wrap a state dict in, and what wrappers of modules prepend to its keys.
+WRAPPERS = ("model_state_dict", "state_dict", "model")
+PARTS = ("encoder", "depth_decoder")
+PREFIXES = ("module.", "_orig_mod.")
+
+Shape = tuple[int, ...]
+
+
+# ---------------------------------------------------------------------------- reading
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """How the keys of a checkpoint met those of a model.
+
+    Attributes:
+        loaded: number of tensors taken.
+        missing: (key, shape) that the model has and the checkpoint lacks.
+        unexpected: (key, shape) that the checkpoint has and the model lacks.
+        mismatched: (key, shape in the checkpoint, shape in the model).
+        ignored: keys known to be dead in this model's published checkpoints.
+    """
+
+    loaded: int
+    missing: tuple[tuple[str, Shape], ...] = ()
+    unexpected: tuple[tuple[str, Shape], ...] = ()
+    mismatched: tuple[tuple[str, Shape, Shape], ...] = ()
+    ignored: tuple[str, ...] = ()
+
+    @property
+    def ok(self) -> bool:
+        """Every key met its like."""
+        return not (self.missing or self.unexpected or self.mismatched)
+
+    def __str__(self) -> str:
+        lines = [f"{self.loaded} tensors fit"]
+        lines += _section("missing", [f"{key} {list(shape)}" for key, shape in self.missing])
+        lines += _section("unexpected", [f"{key} {list(shape)}" for key, shape in self.unexpected])
+        lines += _section(
+            "of another shape",
+            [f"{key} {list(given)}, model {list(own)}" for key, given, own in self.mismatched],
+        )
+        lines += _section("ignored", list(self.ignored))
+        return "\n".join(lines)
+
+
+def _section(title: str, items: list[str], *, limit: int = 5) -> list[str]:
+    if not items:
+        return []
+    rest = [f"    … and {len(items) - limit} more"] if len(items) > limit else []
+    return [f"  {len(items)} {title}:", *(f"    {item}" for item in items[:limit]), *rest]
+
+
+def load_weights(
+    model: nn.Module, source: str | Path | Mapping[str, Tensor], *, strict: bool = True
+) -> LoadReport:
+    """Fill `model` from a checkpoint.
+
+    Accepts safetensors and torch files, the wrappers and prefixes that the originals use, tensors
+    saved on a GPU, keys that the model declares dead, and old files without
+    `num_batches_tracked`. A model that cannot be filled is left as it was.
+
+    Args:
+        model: any module.
+        source: path, http(s) URL, or a state dict.
+        strict: raise unless every key meets its like; else load those that do and report.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: not a checkpoint, truncated, one that holds other objects than tensors, or one
+            of another model (the message lists keys and shapes).
+    """
+    own = model.state_dict()
+    name = getattr(model, "name", type(model).__name__)
+    if isinstance(source, Mapping):
+        where, raw, metadata = "the given state dict", source, {}
+    else:
+        if urlparse(str(source)).scheme in ("http", "https"):
+            source = fetch(Published(str(source)))
+        path = Path(source)
+        where, raw, metadata = str(path), _read(path), _header(path)
+    given = _clean(_unwrap(raw, where), own)
+
+    dead = tuple(getattr(model, "dead_keys", ()))
+    ignored = tuple(key for key in given if key not in own and key.startswith(dead)) if dead else ()
+    fitting, mismatched = {}, []
+    for key in own.keys() & given.keys():
+        if given[key].shape == own[key].shape:
+            fitting[key] = given[key]
+        else:
+            mismatched.append((key, tuple(given[key].shape), tuple(own[key].shape)))
+    report = LoadReport(
+        loaded=len(fitting),
+        missing=tuple(
+            (key, tuple(value.shape))
+            for key, value in own.items()
+            # Files from before torch 0.4.1 have no counter; batch normalisation does without.
+            if key not in given and not key.endswith("num_batches_tracked")
+        ),
+        unexpected=tuple(
+            (key, tuple(value.shape))
+            for key, value in given.items()
+            if key not in own and key not in ignored
+        ),
+        mismatched=tuple(sorted(mismatched)),
+        ignored=ignored,
+    )
+    if (strict and not report.ok) or not fitting:
+        made_by = f" (weights of {metadata['model']})" if metadata.get("model") else ""
+        raise ValueError(
+            f"{where}{made_by} does not fit {name}, which is left as it was: {report}\n"
+            "Build the model that the weights belong to"
+            + (", or pass strict=False to load what fits." if fitting else ".")
+        )
+    options, made_with = getattr(model, "options", {}), metadata.get("options") or {}
+    for key in options.keys() & made_with.keys():
+        if strict and options[key] != made_with[key]:
+            raise ValueError(
+                f"{where} was made with {key}={made_with[key]!r}, {name} with "
+                f"{key}={options[key]!r}: its depth would be wrong. "
+                f"Use build_model({name!r}, {key}={made_with[key]!r})."
+            )
+    model.load_state_dict(fitting, strict=False)
+    return report
+
+
+def _read(path: Path) -> Mapping:
+    """The object in a file, tensors on the CPU; refuses everything that is not plain data."""
+    kind = _kind(path)
+    try:
+        if kind == "safetensors":
+            return load_file(path, device="cpu")
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        if "Unsupported" in str(error) or "weights_only" in str(error).lower():
+            raise ValueError(
+                f"{path} holds a pickled object beside tensors, and is refused: opening it could "
+                "execute code. Nothing was executed. Ask its author for a plain state dict or a "
+                f"safetensors file. ({str(error).splitlines()[0][:200]})"
+            ) from None
+        raise ValueError(f"{path} is not a checkpoint, or is damaged: {error}") from None
+    except (
+        SafetensorError, RuntimeError, EOFError, zlib.error, UnicodeDecodeError,
+        AttributeError, KeyError, IndexError, TypeError, ValueError,
+    ) as error:  # fmt: skip
+        first = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        raise ValueError(
+            f"{path} ({path.stat().st_size:,} bytes) is damaged or truncated: {first}. "
+            "Download or save it again."
+        ) from None
+
+
+def _kind(path: Path) -> str:
+    """Tell the container by its first bytes; the file's name says nothing reliable."""
+    if path.is_dir():
+        raise FileNotFoundError(f"{path} is a folder. Pass the checkpoint file in it.")
+    if not path.is_file():
+        if not path.parent.is_dir():
+            raise FileNotFoundError(f"No checkpoint {path}: there is no folder {path.parent}.")
+        near = sorted(f.name for f in path.parent.iterdir() if f.is_file())[:8]
+        raise FileNotFoundError(
+            f"No checkpoint {path}. Files in its folder: {', '.join(near) or 'none'}."
+        )
+    with open(path, "rb") as file:
+        head = file.read(9)
+    if head[8:] == b"{":
+        return "safetensors"
+    if head[:2] == b"PK" or head[:1] == b"\x80":
+        return "torch"
+    raise ValueError(
+        f"{path} ({path.stat().st_size:,} bytes) is not a checkpoint: it starts like neither a "
+        "safetensors file nor one of torch.save."
+    )
+
+
+def _unwrap(content, where: str) -> dict[str, Tensor]:
+    """The state dict inside what a training script saved."""
+    while isinstance(content, Mapping):
+        inner = next((k for k in WRAPPERS if isinstance(content.get(k), Mapping)), None)
+        if inner:
+            content = content[inner]
+        elif all(isinstance(content.get(part), Mapping) for part in PARTS):
+            content = {f"{p}.{key}": value for p in PARTS for key, value in content[p].items()}
+        else:
+            break
+    tensors = {}
+    if isinstance(content, Mapping):
+        tensors = {str(k): v for k, v in content.items() if isinstance(v, Tensor)}
+    if not tensors:
+        keys = f" with the keys {list(content)[:8]}" if isinstance(content, Mapping) else ""
+        raise ValueError(
+            f"{where} holds no state dict, but a {type(content).__name__}{keys}. Known wrappers: "
+            f"{', '.join(WRAPPERS)}, {' + '.join(PARTS)}."
+        )
+    return tensors
+
+
+def _clean(given: dict[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Drop the prefixes of DataParallel and torch.compile, unless the model's keys have them."""
+
+    def clean(key: str) -> str:
+        while key not in own and (prefix := next(filter(key.startswith, PREFIXES), None)):
+            key = key.removeprefix(prefix)
+        return key
+
+    return {clean(key): value for key, value in given.items()}
+
+
+# ---------------------------------------------------------------------------- writing
+
+
+def save_weights(model: nn.Module, path: str | Path, *, metadata: dict | None = None) -> Path:
+    """Write a model's weights as safetensors: whole or not at all.
+
+    Args:
+        model: any module; wrappers (DataParallel, torch.compile) leave no trace in the keys.
+        path: a `.safetensors` file; its folder is made.
+        metadata: anything JSON can hold, beside the model's name and options.
+
+    Raises:
+        TypeError: metadata that JSON cannot hold.
+        OSError: no permission, no space.
+    """
+    own = {"model": getattr(model, "name", type(model).__name__)}
+    if getattr(model, "options", None):
+        own["options"] = model.options
+    header = {"format": "pt"}  # what other readers of safetensors look for
+    for key, value in {**own, **(metadata or {})}.items():
+        try:
+            header[str(key)] = json.dumps(value)
+        except TypeError as error:
+            raise TypeError(f"metadata[{key!r}] cannot be written as JSON: {error}.") from None
+    tensors = {
+        key: value.detach().to("cpu").clone(memory_format=torch.contiguous_format)
+        for key, value in _clean(model.state_dict(), {}).items()
+    }
+    return write_safetensors(path, tensors, header)
+
+
+def write_safetensors(
+    path: str | Path, tensors: Mapping[str, Tensor], header: dict[str, str]
+) -> Path:
+    """Write tensors and a header of strings: whole or not at all."""
+    with atomic(path) as temporary:
+        save_file(dict(tensors), temporary, metadata=header)
+    return Path(path)
+
+
+def read_metadata(path: str | Path) -> dict:
+    """What `save_weights` wrote beside the weights; {} for files of other origin.
+
+    Raises:
+        FileNotFoundError, ValueError: as `load_weights`.
+    """
+    return _header(Path(path))
+
+
+def _header(path: Path) -> dict:
+    if _kind(path) != "safetensors":
+        return {}
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = file.metadata() or {}
+    except SafetensorError as error:
+        raise ValueError(f"{path} is damaged or truncated: {error}.") from None
+    values = {}
+    for key, value in header.items():
+        try:
+            values[key] = json.loads(value)
+        except json.JSONDecodeError:  # another program's header holds plain strings
+            values[key] = value
+    values.pop("format", None)
+    return values
+
+
+# ---------------------------------------------------------------------------- downloading
+
+
+class Published(NamedTuple):
+    """A file on the web."""
+
+    url: str
+    sha256: str | None = None
+    filename: str | None = None
+
+
+def fetch(file: Published, *, folder: str | Path | None = None) -> Path:
+    """Download once into the cache, and check.
+
+    Raises:
+        FileNotFoundError: it cannot be downloaded; the message says where to put it by hand.
+        ValueError: its SHA-256 is not the expected one; the file is deleted.
+    """
+    if folder is None:
+        from .data.cache import cache_root
+
+        folder = cache_root() / "weights"
+    url = urlparse(file.url)
+    # Two addresses may end alike, so a file without a name of ours carries the address's digest.
+    anonymous = f"{hashlib.sha256(file.url.encode()).hexdigest()[:8]}_{Path(url.path).name}"
+    path = Path(folder) / (file.filename or anonymous)
+    if not path.is_file():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:  # torch.hub downloads into a temporary file, then moves it
+            torch.hub.download_url_to_file(file.url, str(path), progress=False)
+        except (OSError, http.client.HTTPException) as error:
+            raise FileNotFoundError(
+                f"Could not download {file.url} ({error}). Without network: download it "
+                f"elsewhere and put it at {path}, or pass its path as weights=."
+            ) from None
+    if file.sha256 is not None:
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        if digest != file.sha256:
+            path.unlink()
+            raise ValueError(
+                f"{path}, from {file.url}, has SHA-256 {digest}, expected {file.sha256}. It was "
+                "deleted. Try again; if that repeats, the published file has changed."
+            )
+    return path

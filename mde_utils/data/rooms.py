@@ -1,0 +1,1912 @@
+"""`rooms`: indoor scenes made up and rendered by the suite itself."""
+
+from __future__ import annotations
+
+import functools
+import math
+import random
+from collections.abc import Callable
+
+import torch
+
+from .render import (
+    BOX,
+    CONE,
+    ELLIPSOID,
+    ROUND,
+    Camera,
+    Light,
+    Material,
+    Scene,
+    cast,
+    render,
+    stack_solids,
+    stack_views,
+)
+
+RENDERER_VERSION = 1
+
+LABELS = (
+    "wall", "floor", "ceiling", "window", "door", "bed", "sofa", "chair", "table", "cabinet",
+    "shelf", "book", "lamp", "picture", "curtain", "rug", "plant", "appliance", "sanitary",
+    "screen", "object",
+)  # fmt: skip
+_ID = {name: i for i, name in enumerate(LABELS)}
+
+KINECT = (518.86, 519.47, 325.58, 253.74)  # fx, fy, cx, cy at 640×480
+MAX_DEPTH = 9.98
+IDENTITY = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0))
+
+
+class Dice:
+    """Random choices built on `random.Random.random` alone, whose stream Python guarantees."""
+
+    def __init__(self, *seed):
+        self.random = random.Random("/".join(map(str, seed))).random
+
+    def __call__(self, lo=0.0, hi=1.0):
+        return lo + (hi - lo) * self.random()
+
+    def int(self, lo, hi):
+        """lo … hi, both included."""
+        return lo + int((hi - lo + 1) * self.random())
+
+    def chance(self, p):
+        return self.random() < p
+
+    def pick(self, items):
+        return items[int(len(items) * self.random())]
+
+    def weighted(self, table):
+        x = self.random() * sum(table.values())
+        for name, weight in table.items():
+            x -= weight
+            if x < 0:
+                break
+        return name
+
+    def shuffled(self, items):
+        items = list(items)
+        for i in range(len(items) - 1, 0, -1):
+            j = self.int(0, i)
+            items[i], items[j] = items[j], items[i]
+        return items
+
+
+# ------------------------------------------------------------------------------------- materials
+
+
+def hsv(h, s, v):
+    """Linear RGB from hue in turns, saturation, value."""
+    f = [abs((h * 6 + k) % 6 - 3) - 1 for k in (0, 4, 2)]
+    return tuple(v * (1 - s + s * min(max(x, 0.0), 1.0)) for x in f)
+
+
+def dim(colour, k):
+    return tuple(c * k for c in colour)
+
+
+def mix(a, b, t):
+    return tuple(x + (y - x) * t for x, y in zip(a, b, strict=True))
+
+
+WOODS = (
+    (0.42, 0.24, 0.11), (0.30, 0.15, 0.065), (0.55, 0.36, 0.19), (0.16, 0.075, 0.035),
+    (0.62, 0.47, 0.30), (0.09, 0.05, 0.03), (0.36, 0.17, 0.08), (0.48, 0.38, 0.28),
+)  # fmt: skip
+
+
+class Palette:
+    """Materials of one room, so that its furniture goes together."""
+
+    def __init__(self, dice):
+        self.dice = d = dice
+        self.hue = d.pick((d(), d(0.02, 0.14), d(0.5, 0.65)))
+        self.woods = [self._wood(d.pick(WOODS)) for _ in range(2)]
+        self.white = self.paint((d(0.7, 0.82),) * 2 + (d(0.62, 0.8),), gloss=0.25)
+        self.metal = Material(
+            "brushed", (0.42,) * 3, (0.3,) * 3, period=0.4, gloss=0.7, grain=True
+        )
+        self.dark = self.paint((d(0.015, 0.04),) * 3, gloss=d(0.2, 0.6))
+        self.cloths = [self.cloth() for _ in range(4)]
+
+    def _wood(self, colour):
+        d = self.dice
+        c = dim(colour, d(0.75, 1.2))
+        return Material(
+            "wood", c, dim(c, d(0.55, 0.8)), dim(c, 0.5), d(0.5, 1.0), d(0.05, 0.4), grain=True
+        )
+
+    def wood(self):
+        return self.dice.pick(self.woods)
+
+    def colour(self, s=(0.1, 0.6), v=(0.15, 0.7)):
+        d = self.dice
+        hue = self.hue + d.pick((0, 0, 0.08, -0.08, 0.5, 0.33)) + d(-0.03, 0.03)
+        # Squared: greyish and dark things outnumber bright ones.
+        return hsv(hue % 1, s[0] + (s[1] - s[0]) * d() ** 1.6, v[0] + (v[1] - v[0]) * d() ** 1.3)
+
+    def paint(self, colour, gloss=0.1):
+        return Material("plain", colour, dim(colour, 0.9), period=0.8, gloss=gloss)
+
+    def lacquer(self):
+        """Of painted furniture: mostly white or wood."""
+        d = self.dice
+        if d.chance(0.45):
+            return self.wood()
+        if d.chance(0.6):
+            return self.white
+        return self.paint(self.colour((0.05, 0.5), (0.1, 0.6)), d(0.1, 0.5))
+
+    def cloth(self, light=None):
+        d = self.dice
+        c = self.colour((0.1, 0.75), light or (0.06, 0.7))
+        if d.chance(0.25):
+            c = (c[1],) * 3
+        kind = d.weighted({"weave": 6, "carpet": 1, "stripes": 1, "plaid": 1, "dots": 0.5, "damask": 0.7})
+        other = dim(c, 0.72)
+        if kind not in ("weave", "carpet"):
+            other = mix(c, self.colour((0, 0.5), (0.3, 0.8)), d(0.4, 0.9))
+        period = {"weave": d(0.3, 0.6), "carpet": 0.6}.get(kind, d(0.35, 0.9))
+        return Material(kind, c, other, dim(c, 0.65), period)
+
+    def any_cloth(self):
+        return self.dice.pick(self.cloths)
+
+    def ceramic(self):
+        d = self.dice
+        c = self.colour((0, 0.7), (0.2, 0.85)) if d.chance(0.6) else (0.75, 0.73, 0.7)
+        return Material("plain", c, dim(c, 0.93), period=0.3, gloss=d(0.4, 0.9))
+
+    def glowing(self, colour=(1.0, 0.86, 0.66), power=2.2):
+        return Material("plain", colour, dim(colour, 0.96), glow=power)
+
+    def picture(self):
+        d = self.dice
+        kind = d.pick(("landscape", "landscape", "abstract", "mondrian", "portrait", "letters"))
+        c0 = hsv(d(), d(0.2, 0.8), d(0.05, 0.4))
+        c1 = hsv(d(), d(0.0, 0.4), d(0.5, 0.9))
+        if kind == "landscape":
+            c0, c1 = hsv(d(0.2, 0.45), 0.6, d(0.05, 0.2)), hsv(d(0.52, 0.62), d(0.1, 0.5), 0.8)
+        if kind == "portrait":
+            c0, c1 = hsv(d(), 0.4, d(0.04, 0.3)), (0.62, 0.40, 0.29)
+        if kind == "letters":
+            c0 = (0.75, 0.75, 0.72)
+        return Material(kind, c0, c1, hsv(d(), d(0, 0.8), d(0.02, 0.5)), gloss=d(0, 0.4))
+
+
+# ------------------------------------------------------------------------------------- modelling
+
+
+class Frame:
+    """A place in the scene: furniture is modelled in its own coordinates (x along the wall,
+    y away from it, z up; metres) and put where the frame is."""
+
+    def __init__(self, scene, x, y, z=0.0, yaw=0.0):
+        self.scene, self.x, self.y, self.z, self.yaw = scene, x, y, z, yaw
+        self.cos, self.sin = math.cos(yaw), math.sin(yaw)
+
+    def world(self, x, y, z=0.0):
+        return (
+            self.x + self.cos * x - self.sin * y,
+            self.y + self.sin * x + self.cos * y,
+            self.z + z,
+        )
+
+    def at(self, x, y, z=0.0, yaw=0.0):
+        return Frame(self.scene, *self.world(x, y, z), self.yaw + yaw)
+
+    def _add(self, kind, centre, size, material, label, yaw, pitch, roll, kwargs):
+        """yaw about z; then pitch about the solid's x axis, roll about its y axis."""
+        a = self.yaw + yaw
+        ca, sa = math.cos(a), math.sin(a)
+        if pitch or roll:
+            cp, sp, cr, sr = math.cos(pitch), math.sin(pitch), math.cos(roll), math.sin(roll)
+            # Rz(a) · Rx(pitch) · Ry(roll)
+            m = (
+                (cr, 0.0, sr),
+                (sp * sr, cp, -sp * cr),
+                (-cp * sr, sp, cp * cr),
+            )
+            rotation = (
+                tuple(ca * m[0][j] - sa * m[1][j] for j in range(3)),
+                tuple(sa * m[0][j] + ca * m[1][j] for j in range(3)),
+                m[2],
+            )
+        else:
+            rotation = ((ca, -sa, 0.0), (sa, ca, 0.0), (0.0, 0.0, 1.0))
+        half = tuple(max(s / 2, 5e-4) for s in size)
+        self.scene.add(
+            kind, self.world(*centre), half, rotation, material, _ID[label], **kwargs
+        )
+
+    def box(self, x, y, z, sx, sy, sz, material, label, *, yaw=0.0, pitch=0.0, roll=0.0, **kw):
+        """Centre (x, y), *bottom* z (of the unrotated box), full sizes."""
+        self._add(BOX, (x, y, z + sz / 2), (sx, sy, sz), material, label, yaw, pitch, roll, kw)
+
+    def soft(self, x, y, z, sx, sy, sz, material, label, *, r=0.05, yaw=0.0, pitch=0.0, roll=0.0, **kw):
+        """A rounded box."""
+        r = min(r, sx * 0.499, sy * 0.499, sz * 0.499)
+        kw["extra"] = r
+        self._add(ROUND, (x, y, z + sz / 2), (sx, sy, sz), material, label, yaw, pitch, roll, kw)
+
+    def rod(self, x, y, z, diameter, height, material, label, *, top=1.0, deep=None, yaw=0.0, pitch=0.0, roll=0.0, **kw):
+        """A cylinder, or a cone with `top` times the diameter at its top; `deep`: its y size."""
+        kw["extra"] = top
+        size = (diameter, deep or diameter, height)
+        self._add(CONE, (x, y, z + height / 2), size, material, label, yaw, pitch, roll, kw)
+
+    def ball(self, x, y, z, sx, sy, sz, material, label, *, yaw=0.0, pitch=0.0, roll=0.0, **kw):
+        self._add(ELLIPSOID, (x, y, z + sz / 2), (sx, sy, sz), material, label, yaw, pitch, roll, kw)
+
+
+# ------------------------------------------------------------------------------------- furniture
+# Each takes (frame, palette, dice) with the frame at the middle of its back edge on the floor, and
+# sizes where the room plans with them.
+
+
+def drawers(f, w, h, z, y, rows, cols, front, knob, label="cabinet", gap=0.008):
+    """Fronts with knobs on the face at depth y of a cabinet."""
+    cw, ch = w / cols, h / rows
+    for i in range(cols):
+        for j in range(rows):
+            x, zz = -w / 2 + (i + 0.5) * cw, z + j * ch
+            f.box(x, y + 0.008, zz + gap / 2, cw - gap, 0.016, ch - gap, front, label)
+            if cw > ch:
+                f.box(x, y + 0.028, zz + ch * 0.55, min(0.14, cw * 0.4), 0.018, 0.012, knob, label)
+            else:
+                side = 1 if i % 2 == 0 else -1
+                f.box(x + side * (cw / 2 - 0.05), y + 0.028, zz + ch * 0.45, 0.012, 0.018, min(0.16, ch * 0.3), knob, label)
+
+
+def bed(f, p, d, w, length=2.05):
+    wood, sheet, cover = p.wood(), p.cloth((0.5, 0.8)), p.any_cloth()
+    h = d(0.38, 0.52)
+    f.box(0, 0.03, 0, w + 0.06, 0.05, d(0.85, 1.2), wood, "bed")
+    f.box(0, length / 2, 0.08, w, length, h - 0.24, wood, "bed")
+    f.soft(0, length / 2 + 0.02, h - 0.17, w - 0.02, length - 0.06, 0.2, sheet, "bed", r=0.06)
+    reach = d(0.55, 0.75) * length
+    f.soft(0, length - reach / 2 + 0.02, h - 0.22, w + 0.05, reach, 0.29, cover, "bed", r=0.05)
+    if d.chance(0.5):
+        f.soft(0, length - reach + 0.12, h + 0.035, w + 0.06, 0.3, 0.055, sheet, "bed", r=0.025)
+    n = 1 if w < 1.2 else 2
+    for i in range(n):
+        x = (i - (n - 1) / 2) * w / n
+        f.soft(x, 0.27, h + 0.02, min(0.62, w / n - 0.08), 0.42, 0.14, sheet if d.chance(0.6) else p.any_cloth(), "bed", r=0.065, pitch=d(0.15, 0.5), yaw=d(-0.1, 0.1))
+        if d.chance(0.4):
+            f.soft(x, 0.5, h + 0.03, 0.4, 0.36, 0.12, p.any_cloth(), "bed", r=0.055, pitch=d(0.5, 0.9), yaw=d(-0.2, 0.2))
+    for x in (-1, 1):
+        f.box(x * (w / 2 - 0.05), length - 0.05, 0, 0.07, 0.07, 0.1, wood, "bed")
+
+
+def nightstand(f, p, d):
+    m, h = p.wood(), d(0.45, 0.6)
+    f.box(0, 0.2, 0.04, 0.45, 0.4, h - 0.04, m, "cabinet")
+    drawers(f, 0.43, h - 0.1, 0.07, 0.4, 2, 1, m, p.metal)
+    if d.chance(0.75):
+        table_lamp(f.at(d(-0.08, 0.08), 0.18, h), p, d)
+    clutter(f.at(0, 0.27, h), p, d, 0.3, 0.16, 2)
+
+
+def table_lamp(f, p, d, on=None):
+    base = p.ceramic() if d.chance(0.6) else p.metal
+    h = d(0.18, 0.3)
+    f.rod(0, 0, 0, 0.14, 0.02, base, "lamp", casts=False)
+    if d.chance(0.5):
+        f.ball(0, 0, 0.01, 0.14, 0.14, h * 0.8, base, "lamp", casts=False)
+    f.rod(0, 0, 0.01, 0.025, h, base, "lamp", casts=False)
+    on = d.chance(0.6) if on is None else on
+    colour = (1.0, d(0.72, 0.9), d(0.45, 0.7))
+    shade = p.glowing(colour, d(1.2, 2.4)) if on else p.cloth((0.5, 0.8))
+    f.rod(0, 0, h, d(0.24, 0.34), d(0.18, 0.26), shade, "lamp", top=d(0.5, 0.9), casts=False)
+    if on:
+        f.scene.lights.append(Light(f.world(0, 0, h + 0.12), dim(colour, 0.55), radius=0.22))
+
+
+def floor_lamp(f, p, d):
+    m = p.metal if d.chance(0.5) else p.dark
+    h = d(1.35, 1.6)
+    f.rod(0, 0.2, 0, 0.3, 0.025, m, "lamp", casts=False)
+    f.rod(0, 0.2, 0.02, 0.028, h, m, "lamp", casts=False)
+    on = d.chance(0.6)
+    colour = (1.0, d(0.75, 0.9), d(0.5, 0.7))
+    shade = p.glowing(colour, d(1.2, 2.2)) if on else p.cloth((0.5, 0.8))
+    f.rod(0, 0.2, h, d(0.34, 0.46), d(0.24, 0.32), shade, "lamp", top=d(0.5, 1.0), casts=False)
+    if on:
+        f.scene.lights.append(Light(f.world(0, 0.2, h + 0.15), dim(colour, 0.9), radius=0.25))
+
+
+def cabinet(f, p, d, w, depth, h, rows, cols):
+    m = p.lacquer()
+    front = m if d.chance(0.7) else p.lacquer()
+    f.box(0, depth / 2, 0.06, w, depth, h - 0.06, m, "cabinet")
+    f.box(0, depth / 2 - 0.02, 0, w - 0.04, depth - 0.06, 0.06, p.dark, "cabinet")
+    drawers(f, w - 0.01, h - 0.09, 0.075, depth, rows, cols, front, p.metal)
+
+
+def dresser(f, p, d, w=1.0):
+    h = d(0.75, 1.0)
+    cabinet(f, p, d, w, 0.45, h, d.int(3, 4), 2 if w > 0.9 else 1)
+    clutter(f.at(0, 0.22, h), p, d, w - 0.15, 0.3, d.int(2, 5), tall=0.45)
+
+
+def wardrobe(f, p, d, w=1.2):
+    cabinet(f, p, d, w, 0.6, d(1.9, 2.15), 1, max(2, round(w / 0.5)))
+
+
+def bookshelf(f, p, d, w=0.9, h=1.9, depth=0.3):
+    m = p.lacquer()
+    t = 0.022
+    for s in (-1, 1):
+        f.box(s * (w / 2 - t / 2), depth / 2, 0, t, depth, h, m, "shelf")
+    f.box(0, 0.008, 0, w - 2 * t, 0.012, h, m._replace(c0=dim(m.c0, 0.8)), "shelf")
+    n = max(2, round(h / 0.36))
+    gap = (h - t) / n
+    for i in range(n + 1):
+        z = i * gap
+        f.box(0, depth / 2, z, w - 2 * t, depth - 0.01, t, m, "shelf")
+        if i < n:
+            fill_shelf(f.at(0, 0, z + t), p, d, w - 2 * t - 0.01, gap - t, depth)
+
+
+def fill_shelf(f, p, d, w, h, depth):
+    x, end = -w / 2, w / 2
+    style = d.weighted({"books": 5, "things": 2, "empty": 0.6})
+    if style == "things":
+        return clutter(f.at(0, depth * 0.55, 0), p, d, w - 0.1, depth * 0.4, d.int(1, 3), tall=h - 0.03)
+    if style == "empty":
+        return
+    x += d(0, 0.08)
+    end -= d(0, 0.5) * w
+    tall = d(0.6, 0.88) * h
+    if d.chance(0.25):  # one textured block instead of single books
+        c = p.colour((0.3, 0.8), (0.1, 0.5))
+        m = Material("spines", c, p.colour((0.1, 0.8), (0.3, 0.8)), (0.02, 0.02, 0.02), 0.7)
+        f.box((x + end) / 2, depth * 0.45, 0, end - x, depth * 0.66, tall, m, "book", stretch=True)
+        return
+    while x < end - 0.05:
+        b = d(0.02, 0.06)
+        c = hsv(d(), d(0.1, 0.85), d(0.04, 0.6))
+        m = Material("plain", c, dim(c, 0.8), period=0.3, gloss=0.15)
+        hh = min(tall * d(0.75, 1.1), h - 0.02)
+        deep = depth * d(0.55, 0.75)
+        f.box(x + b / 2, 0.03 + deep / 2 + d(0, 0.03), 0, b - 0.003, deep, hh, m, "book", casts=False)
+        x += b
+        if d.chance(0.06):
+            x += d(0.03, 0.15)
+
+
+def book_pile(f, p, d, n=None):
+    z = 0
+    for _ in range(n or d.int(1, 4)):
+        c = hsv(d(), d(0.1, 0.8), d(0.05, 0.7))
+        m = Material("plain", c, dim(c, 0.8), period=0.3, gloss=0.2)
+        t = d(0.015, 0.04)
+        f.box(0, 0, z, d(0.2, 0.27), d(0.14, 0.19), t, m, "book", yaw=d(-0.3, 0.3))
+        z += t
+    return z
+
+
+def vase(f, p, d, h):
+    m = p.ceramic()
+    w = d(0.08, 0.16)
+    f.ball(0, 0, 0, w, w, h * 0.75, m, "object")
+    f.rod(0, 0, h * 0.55, w * 0.45, h * 0.45, m, "object", top=d(1.0, 1.5))
+    f.rod(0, 0, 0, w * 0.6, 0.03, m, "object")
+
+
+def bowl(f, p, d):
+    m, w = p.ceramic(), d(0.18, 0.28)
+    f.rod(0, 0, 0, w * 0.5, 0.07, m, "object", top=2.0)
+    hue = d.pick((0.02, 0.08, 0.13, 0.28))
+    for i in range(d.int(3, 5)):
+        a, c = i * 2.4, hsv(hue + d(-0.02, 0.02), 0.8, d(0.35, 0.65))
+        m = Material("plain", c, dim(c, 0.8), gloss=0.3)
+        f.ball(w * 0.22 * math.cos(a), w * 0.22 * math.sin(a), 0.05, 0.075, 0.075, 0.07, m, "object")
+
+
+def mug(f, p, d):
+    m = p.ceramic()
+    f.rod(0, 0, 0, 0.08, 0.095, m, "object", top=1.05)
+    f.box(0.05, 0, 0.025, 0.03, 0.012, 0.045, m, "object")
+
+
+def bottle(f, p, d):
+    c = d.pick(((0.02, 0.09, 0.03), (0.12, 0.05, 0.01), (0.5, 0.55, 0.55), (0.03, 0.08, 0.25)))
+    m = Material("plain", c, dim(c, 0.8), gloss=0.9)
+    h = d(0.2, 0.3)
+    f.rod(0, 0, 0, 0.075, h * 0.65, m, "object")
+    f.rod(0, 0, h * 0.65, 0.075, h * 0.15, m, "object", top=0.4)
+    f.rod(0, 0, h * 0.78, 0.03, h * 0.22, m, "object")
+    f.rod(0, 0, h * 0.2, 0.077, h * 0.25, p.paint(p.colour((0, 0.6), (0.4, 0.8))), "object")
+
+
+def photo(f, p, d):
+    w, h = d(0.13, 0.2), d(0.16, 0.24)
+    f.box(0, 0, 0, w, 0.02, h, p.wood(), "picture", pitch=-0.18)
+    f.box(0, 0.011, 0.018, w - 0.04, 0.004, h - 0.04, p.picture(), "picture", pitch=-0.18, stretch=True)
+
+
+def case(f, p, d):
+    c = p.colour((0.1, 0.7), (0.1, 0.8))
+    m = Material("plain", c, dim(c, 0.85), period=0.4, gloss=d(0, 0.3))
+    f.box(0, 0, 0, d(0.1, 0.26), d(0.1, 0.18), d(0.06, 0.18), m, "object", yaw=d(-0.4, 0.4))
+
+
+def globe(f, p, d):
+    m = Material("marble", (0.05, 0.15, 0.4), (0.1, 0.3, 0.12), (0.6, 0.6, 0.5), 0.3, 0.5)
+    f.rod(0, 0, 0, 0.12, 0.02, p.wood(), "object")
+    f.rod(0, 0, 0.01, 0.02, 0.06, p.wood(), "object")
+    f.ball(0, 0, 0.06, 0.2, 0.2, 0.2, m, "object")
+
+
+def clock(f, p, d):
+    f.box(0, 0, 0, 0.14, 0.05, 0.08, p.dark, "object")
+    f.box(0, 0.026, 0.02, 0.11, 0.004, 0.045, p.glowing((0.7, 0.06, 0.03), 0.8), "object")
+
+
+def small_plant(f, p, d):
+    plant(f, p, d, d(0.18, 0.32), 0.12)
+
+
+def candle(f, p, d):
+    c = p.colour((0, 0.5), (0.4, 0.8))
+    for x in (-0.05, 0.05)[: d.int(1, 2)]:
+        f.rod(x, 0, 0, 0.05, d(0.06, 0.2), p.paint(c), "object")
+
+
+THINGS: tuple[tuple[Callable, float], ...] = (
+    (book_pile, 0.16), (bowl, 0.13), (mug, 0.1), (bottle, 0.3), (photo, 0.24), (case, 0.18),
+    (globe, 0.27), (clock, 0.09), (small_plant, 0.32), (candle, 0.2), (vase, 0.4),
+)  # fmt: skip
+
+
+def clutter(f, p, d, w, depth, n, tall=0.5, only=None):
+    """n small things side by side on a surface of w × depth metres centred on the frame."""
+    if n < 1 or w < 0.12:
+        return
+    slot = w / n
+    for i in range(n):
+        thing, h = d.pick(only or THINGS)
+        if h > tall or slot < 0.14 and thing in (book_pile, bowl, case, photo):
+            thing = mug
+            if tall < 0.11:
+                continue
+        x = -w / 2 + (i + 0.5) * slot + d(-0.5, 0.5) * max(0.0, slot - 0.28)
+        g = f.at(x, d(-0.5, 0.5) * max(0.0, depth - 0.2), 0, d(-0.3, 0.3))
+        if thing is vase:
+            vase(g, p, d, min(tall * 0.9, d(0.18, 0.36)))
+        else:
+            thing(g, p, d)
+
+
+def plant(f, p, d, h, w):
+    """Pot and leaves."""
+    pot = p.ceramic() if d.chance(0.6) else Material("plain", (0.4, 0.17, 0.08), (0.33, 0.13, 0.06))
+    ph = min(0.36 * h, 0.38)
+    f.rod(0, 0, 0, w * 0.75, ph, pot, "plant", top=1.3)
+    f.rod(0, 0, ph - 0.012, w * 0.85, 0.014, Material("carpet", (0.05, 0.03, 0.02), (0.03, 0.02, 0.01)), "plant")
+    hue = d(0.24, 0.36)
+    n = 12 if h < 0.5 else 22
+    upright = d.chance(0.4)
+    for i in range(n):
+        a, up = i * 2.39996 + d(-0.3, 0.3), (i + 0.5) / n
+        c = hsv(hue + d(-0.03, 0.03), d(0.6, 0.85), d(0.08, 0.3))
+        m = Material("leaf", c, dim(c, 0.6), dim(c, 1.6), 0.3, 0.25)
+        if upright:
+            long, tilt = (h - ph) * d(0.7, 1.0), d(0.08, 0.45)
+            z0 = ph - 0.02
+        else:
+            long, tilt = max(w, 0.3 * h) * d(0.5, 0.8), d(0.5, 1.35)
+            z0 = ph + (h - ph) * 0.75 * up
+        # A leaf grows from the stem along its own z, tilted outwards by `tilt` towards `a`.
+        s, c = math.sin(tilt), math.cos(tilt)
+        x, y = 0.5 * long * s * math.cos(a), 0.5 * long * s * math.sin(a)
+        z = z0 + 0.5 * long * c
+        f.ball(x, y, z - long / 2, long * 0.1 if upright else long * 0.42, long * 0.02 + 0.004, long, m, "plant", yaw=a - math.pi / 2, pitch=-tilt)
+    if not upright:
+        f.rod(0, 0, ph, 0.02 + 0.02 * h, (h - ph) * 0.85, Material("wood", (0.2, 0.13, 0.06), (0.1, 0.07, 0.03)), "plant", top=0.5)
+
+
+def desk(f, p, d, w=1.3, depth=0.65):
+    m, h = p.wood() if d.chance(0.6) else p.white, d(0.71, 0.76)
+    f.box(0, depth / 2, h - 0.03, w, depth, 0.03, m, "table")
+    if d.chance(0.6):
+        f.box(w / 2 - 0.22, depth / 2, 0.03, 0.42, depth - 0.06, h - 0.06, m, "table")
+        drawers(f.at(w / 2 - 0.22, 0), 0.41, h - 0.1, 0.05, depth - 0.03, 3, 1, m, p.metal, "table")
+        legs = (-1,)
+    else:
+        legs = (-1, 1)
+    for s in legs:
+        if d.chance(0.5):
+            f.box(s * (w / 2 - 0.015), depth / 2, 0, 0.03, depth - 0.04, h - 0.03, m, "table")
+        else:
+            for y in (0.06, depth - 0.06):
+                f.rod(s * (w / 2 - 0.06), y, 0, 0.045, h - 0.03, p.metal, "table")
+    g = f.at(0, 0, h)
+    if d.chance(0.75):
+        computer(g.at(d(-0.15, 0.1), 0.2, 0, d(-0.2, 0.2)), p, d)
+    if d.chance(0.4):
+        table_lamp(g.at(-w / 2 + 0.18, 0.17), p, d)
+    else:
+        clutter(g.at(-w / 2 + 0.2, 0.2), p, d, 0.3, 0.2, 1)
+    clutter(g.at(w / 2 - 0.22, depth * 0.4), p, d, 0.36, 0.3, d.int(1, 2))
+    for _ in range(d.int(0, 3)):
+        paper = p.paint((0.72, 0.72, 0.7))
+        g.box(d(-0.4, 0.4) * w, depth - d(0.12, 0.25), 0, 0.21, 0.297, d(0.001, 0.006), paper, "object", yaw=d(-0.8, 0.8))
+
+
+def computer(f, p, d):
+    glow = d(0.5, 1.1) if d.chance(0.6) else 0.0
+    c = (0.02, 0.02, 0.025)
+    m = Material("screen", hsv(d(0.5, 0.7), d(0.2, 0.7), 0.3), (0.75,) * 3, (0.05,) * 3, gloss=0.3, glow=glow)
+    if not glow:
+        m = Material("plain", c, c, gloss=0.7)
+    if d.chance(0.4):  # laptop
+        body = p.metal if d.chance(0.5) else p.dark
+        f.box(0, 0.14, 0, 0.34, 0.24, 0.018, body, "screen")
+        f.box(0, 0.14, 0.018, 0.3, 0.14, 0.002, Material("keys", (0.03,) * 3, (0.05,) * 3, (0.3,) * 3, 0.3), "screen")
+        f.box(0, -0.02, 0.015, 0.34, 0.012, 0.22, body, "screen", pitch=0.25)
+        f.box(0, -0.012, 0.025, 0.315, 0.003, 0.195, m, "screen", pitch=0.25, stretch=True)
+        return
+    w = d(0.45, 0.62)
+    h = w * 0.6
+    f.box(0, 0, 0, 0.22, 0.16, 0.012, p.dark, "screen")
+    f.box(0, -0.02, 0.01, 0.05, 0.03, 0.2, p.dark, "screen")
+    f.box(0, 0.01, 0.1, w, 0.03, h, p.dark, "screen")
+    f.box(0, 0.027, 0.115, w - 0.03, 0.005, h - 0.03, m, "screen", stretch=True)
+    f.box(0, 0.28, 0, 0.44, 0.14, 0.02, Material("keys", (0.03,) * 3, (0.06,) * 3, (0.2,) * 3, 0.45), "object", yaw=d(-0.1, 0.1))
+    f.ball(0.31, 0.28, -0.005, 0.06, 0.1, 0.035, p.dark, "object")
+
+
+def chair(f, p, d):
+    """Faces +y; its frame is the middle of its back edge."""
+    m = p.wood() if d.chance(0.75) else p.metal
+    seat = m if d.chance(0.5) else p.any_cloth()
+    w, h, back = d(0.4, 0.46), d(0.43, 0.47), d(0.8, 1.0)
+    for x in (-1, 1):
+        f.box(x * (w / 2 - 0.02), 0.03, 0, 0.035, 0.035, back, m, "chair")
+        f.box(x * (w / 2 - 0.02), 0.41, 0, 0.035, 0.035, h - 0.03, m, "chair")
+        f.box(x * (w / 2 - 0.02), 0.22, 0.2, 0.02, 0.36, 0.025, m, "chair")
+    f.soft(0, 0.22, h - 0.035, w, 0.44, 0.05, seat, "chair", r=0.02)
+    if d.chance(0.5):
+        for i in range(3):
+            f.box(0, 0.03, h + 0.1 + i * (back - h - 0.14) / 3, w - 0.05, 0.018, 0.06, m, "chair")
+    else:
+        f.soft(0, 0.03, h + 0.12, w - 0.04, 0.035, back - h - 0.14, seat, "chair", r=0.015)
+
+
+def office_chair(f, p, d):
+    m, cloth = p.dark, p.any_cloth() if d.chance(0.5) else p.dark
+    for i in range(5):
+        a = i * 2 * math.pi / 5
+        f.box(0.14 * math.cos(a), 0.25 + 0.14 * math.sin(a), 0.05, 0.28, 0.04, 0.035, m, "chair", yaw=a)
+        f.ball(0.28 * math.cos(a), 0.25 + 0.28 * math.sin(a), 0, 0.055, 0.055, 0.055, m, "chair")
+    f.rod(0, 0.25, 0.06, 0.05, 0.36, p.metal, "chair")
+    f.soft(0, 0.25, 0.42, 0.48, 0.46, 0.09, cloth, "chair", r=0.04)
+    f.box(0, 0.0, 0.46, 0.06, 0.03, 0.25, m, "chair")
+    f.soft(0, 0.02, 0.58, 0.44, 0.08, 0.5, cloth, "chair", r=0.035, pitch=0.1)
+    for x in (-0.26, 0.26):
+        f.soft(x, 0.25, 0.64, 0.06, 0.26, 0.035, m, "chair", r=0.015)
+        f.box(x, 0.25, 0.47, 0.03, 0.05, 0.18, m, "chair")
+
+
+def sofa(f, p, d, seats):
+    cloth = p.any_cloth()
+    w, depth, arm = seats * d(0.62, 0.7) + 0.4, d(0.85, 0.95), 0.2
+    h = d(0.4, 0.46)
+    f.soft(0, depth / 2, 0.07, w - 0.06, depth - 0.04, h - 0.2, cloth, "sofa", r=0.03)
+    f.soft(0, 0.13, 0.1, w - 0.08, 0.24, d(0.66, 0.78), cloth, "sofa", r=0.08)
+    for s in (-1, 1):
+        f.soft(s * (w / 2 - arm / 2), depth / 2, 0.06, arm, depth, d(0.54, 0.6), cloth, "sofa", r=0.08)
+        for y in (0.08, depth - 0.08):
+            f.rod(s * (w / 2 - 0.1), y, 0, 0.05, 0.09, p.dark, "sofa")
+    sw = (w - 2 * arm) / seats
+    for i in range(seats):
+        x = -w / 2 + arm + (i + 0.5) * sw
+        f.soft(x, depth / 2 + 0.1, h - 0.15, sw - 0.012, depth - 0.28, 0.17, cloth, "sofa", r=0.055)
+        f.soft(x, 0.29, h + 0.01, sw - 0.02, 0.17, 0.4, cloth, "sofa", r=0.07, pitch=0.2)
+    for i in range(d.int(0, seats + 1)):
+        x = (i / max(seats, 1) - 0.5) * (w - 2 * arm - 0.4)
+        f.soft(x, 0.45, h + 0.03, 0.4, 0.12, 0.38, p.any_cloth(), "sofa", r=0.055, pitch=0.35, yaw=d(-0.3, 0.3))
+
+
+def table(f, p, d, w, depth, h=0.74, label="table"):
+    """Frame at its middle."""
+    m = p.lacquer()
+    f.box(0, 0, h - 0.035, w, depth, 0.035, m, label)
+    if d.chance(0.6):
+        f.box(0, 0, h - 0.1, w - 0.12, depth - 0.12, 0.065, m, label)
+    t = d(0.045, 0.08)
+    for x in (-1, 1):
+        for y in (-1, 1):
+            f.box(x * (w / 2 - t / 2 - 0.02), y * (depth / 2 - t / 2 - 0.02), 0, t, t, h - 0.035, m, label)
+
+
+def round_table(f, p, d, w, h=0.74):
+    m = p.lacquer()
+    f.rod(0, 0, h - 0.035, w, 0.035, m, "table")
+    f.rod(0, 0, 0.03, 0.09, h - 0.06, m, "table")
+    f.rod(0, 0, 0, w * 0.55, 0.04, m, "table", top=0.6)
+
+
+def dining(f, p, d):
+    """Table with chairs, frame at its middle. Returns nothing; about 2.2 × 1.9 m."""
+    if d.chance(0.35):
+        w = d(0.95, 1.2)
+        round_table(f, p, d, w)
+        n, a0 = d.int(3, 4), d(0, 6.28)
+        for i in range(n):
+            a = a0 + i * 2 * math.pi / n
+            r = w / 2 + d(0.0, 0.2)
+            chair(f.at(r * math.sin(a) + 0.2 * math.sin(a), -r * math.cos(a) - 0.2 * math.cos(a), 0, a), p, d)
+    else:
+        w, depth = d(1.2, 1.7), d(0.8, 0.9)
+        table(f, p, d, w, depth)
+        n = 2 if w > 1.3 else 1
+        for side in (0, 1):
+            for i in range(n):
+                x = (i - (n - 1) / 2) * 0.62
+                g = f.at(0, 0, 0, math.pi * side)
+                chair(g.at(x, -depth / 2 - d(0.08, 0.35), 0, d(-0.12, 0.12)), p, d)
+    g = f.at(0, 0, 0.74)
+    if d.chance(0.3):
+        g.box(0, 0, 0, 0.4, 0.4, 0.003, p.any_cloth(), "object", yaw=d(0, 0.6))
+    clutter(g, p, d, 0.7, 0.4, d.int(1, 3))
+
+
+def coffee_table(f, p, d):
+    if d.chance(0.3):
+        round_table(f, p, d, d(0.7, 0.95), 0.42)
+    else:
+        table(f, p, d, d(0.9, 1.2), d(0.5, 0.65), 0.42)
+        if d.chance(0.5):
+            f.box(0, 0, 0.12, 0.8, 0.42, 0.02, p.wood(), "table")
+    clutter(f.at(0, 0, 0.42), p, d, 0.6, 0.3, d.int(1, 3), tall=0.35)
+
+
+def television(f, p, d, w):
+    on = d.chance(0.35)
+    if on:
+        m = Material("landscape", hsv(d(), 0.6, 0.15), hsv(d(), 0.4, 0.9), hsv(d(), 0.7, 0.8), glow=d(0.6, 1.2))
+    else:
+        m = Material("plain", (0.012,) * 3, (0.012,) * 3, gloss=0.8)
+    h = w * 0.57
+    f.box(0, 0, 0, w * 0.4, 0.2, 0.015, p.dark, "screen")
+    f.box(0, -0.01, 0, 0.08, 0.04, 0.1, p.dark, "screen")
+    f.box(0, 0, 0.07, w, 0.05, h, p.dark, "screen")
+    f.box(0, 0.026, 0.085, w - 0.03, 0.006, h - 0.03, m, "screen", stretch=True)
+
+
+def tv_stand(f, p, d, w=1.4):
+    h = d(0.45, 0.6)
+    cabinet(f, p, d, w, 0.42, h, d.int(1, 2), 3)
+    television(f.at(0, 0.2, h), p, d, d(0.8, min(1.2, w - 0.1)))
+    if d.chance(0.5):
+        clutter(f.at(-w / 2 + 0.15, 0.25, h), p, d, 0.2, 0.2, 1)
+
+
+def radiator(f, p, d, w):
+    for i in range(int(w / 0.09)):
+        f.soft(-w / 2 + (i + 0.5) * 0.09, 0.08, 0.12, 0.07, 0.1, 0.55, p.white, "object", r=0.03, casts=False)
+    f.box(0, 0.08, 0.15, w - 0.05, 0.03, 0.03, p.white, "object")
+
+
+def kitchen_run(f, p, d, w):
+    """A counter of w metres with cabinets above and below."""
+    m, h, depth = p.lacquer(), 0.9, 0.6
+    kind = d.pick(("speckle", "marble", "wood", "plain"))
+    c = d.pick(((0.5, 0.48, 0.45), (0.08, 0.08, 0.085), (0.3, 0.27, 0.25), (0.65, 0.63, 0.6)))
+    if kind == "wood":
+        c = d.pick(WOODS)
+    top = Material(kind, c, dim(c, 0.7), dim(c, 1.5), 0.5, 0.5, grain=kind == "wood")
+    f.box(0, depth / 2 - 0.03, 0, w - 0.02, depth - 0.06, 0.1, p.dark, "cabinet")
+    f.box(0, depth / 2, 0.1, w, depth - 0.02, h - 0.14, m, "cabinet")
+    f.box(0, depth / 2 + 0.01, h - 0.04, w + 0.01, depth + 0.02, 0.04, top, "table")
+    n = max(2, round(w / 0.5))
+    drawers(f, w - 0.01, h - 0.16, 0.11, depth - 0.01, 1, n, m, p.metal)
+    slot = w / n
+    order = d.shuffled(range(n))
+    sink = order[0]
+    x = -w / 2 + (sink + 0.5) * slot
+    g = f.at(x, 0, h)
+    steel = p.metal
+    g.box(0, 0.32, -0.01, 0.48, 0.4, 0.018, steel, "sanitary")
+    g.box(0, 0.32, 0.0085, 0.4, 0.32, 0.001, Material("plain", (0.09,) * 3, (0.07,) * 3, gloss=0.4), "sanitary")
+    g.rod(0, 0.08, 0, 0.035, 0.26, steel, "sanitary")
+    g.rod(0, 0.16, 0.24, 0.024, 0.18, steel, "sanitary", pitch=-math.pi / 2 + 0.2)
+    stove = None
+    if n > 2:
+        stove = next((i for i in order if abs(i - sink) > 1), None)
+    if stove is not None:
+        x = -w / 2 + (stove + 0.5) * slot
+        g = f.at(x, 0, h)
+        g.box(0, 0.31, 0, 0.5, 0.48, 0.012, Material("plain", (0.012,) * 3, (0.012,) * 3, gloss=0.8), "appliance")
+        for bx in (-0.12, 0.12):
+            for by in (0.2, 0.42):
+                g.rod(bx, by, 0.012, d(0.14, 0.19), 0.004, p.paint((0.035,) * 3), "appliance")
+        g.box(0, depth + 0.008, -0.66, min(slot, 0.58) - 0.02, 0.03, 0.52, p.dark, "appliance")
+        g.box(0, depth + 0.045, -0.2, 0.4, 0.02, 0.02, steel, "appliance")
+        if d.chance(0.6):
+            pot = d.pick((steel, p.dark, p.ceramic()))
+            g.rod(-0.12, 0.42, 0.016, 0.2, 0.13, pot, "object")
+            g.rod(-0.12, 0.42, 0.146, 0.19, 0.03, pot, "object", top=0.2)
+        if d.chance(0.8):
+            g.box(0, 0.22, 0.62, 0.58, 0.44, 0.08, steel, "appliance")
+            g.box(0, 0.16, 0.7, 0.26, 0.26, 0.7, steel, "appliance")
+    for i in range(n):
+        x = -w / 2 + (i + 0.5) * slot
+        if i not in (sink, stove):
+            clutter(f.at(x, 0.25, h), p, d, slot - 0.1, 0.25, d.int(1, 2), tall=0.45)
+    return h
+
+
+def wall_cabinets(f, p, d, w, skip=()):
+    m = p.lacquer()
+    f.box(0, 0.17, 1.45, w, 0.34, 0.7, m, "cabinet")
+    drawers(f, w, 0.7, 1.45, 0.34, 1, max(1, round(w / 0.45)), m, p.metal)
+
+
+def fridge(f, p, d):
+    m = d.pick((p.white, p.metal, p.metal._replace(grain=False, period=0.8), p.dark))
+    h, w = d(1.6, 1.9), 0.65
+    cut = d(0.3, 0.65) * h
+    f.soft(0, 0.3, 0.03, w, 0.58, h - 0.03, m, "appliance", r=0.015)
+    f.soft(0, 0.615, 0.06, w, 0.05, cut - 0.06, m, "appliance", r=0.02)
+    f.soft(0, 0.615, cut + 0.008, w, 0.05, h - cut - 0.01, m, "appliance", r=0.02)
+    for z, s in ((cut - 0.36, 0.3), (cut + 0.06, 0.3)):
+        f.rod(-w / 2 + 0.06, 0.665, z, 0.022, s, p.metal, "appliance")
+    if d.chance(0.5):
+        for _ in range(3):
+            f.box(d(-0.1, 0.22), 0.642, d(cut + 0.1, h - 0.3), d(0.07, 0.15), 0.003, d(0.07, 0.2), p.picture(), "picture", stretch=True)
+
+
+def oven_tower(f, p, d):
+    cabinet(f, p, d, 0.6, 0.6, 2.0, 4, 1)
+    f.box(0, 0.6, 0.75, 0.56, 0.05, 0.5, p.dark, "appliance")
+    f.box(0, 0.64, 1.18, 0.44, 0.025, 0.02, p.metal, "appliance")
+
+
+def toilet(f, p, d):
+    m = Material("plain", (0.78,) * 3, (0.75,) * 3, gloss=0.8)
+    f.soft(0, 0.11, 0.36, 0.4, 0.2, 0.4, m, "sanitary", r=0.04)
+    f.rod(0, 0.4, 0, 0.24, 0.26, m, "sanitary", top=1.1, deep=0.36)
+    f.ball(0, 0.43, 0.14, 0.38, 0.52, 0.34, m, "sanitary")
+    f.rod(0, 0.42, 0.38, 0.39, 0.05, m, "sanitary", deep=0.5)
+    f.soft(0, 0.21, 0.42, 0.37, 0.05, 0.4, m, "sanitary", r=0.02, pitch=0.12)
+    f.rod(0, 0.11, 0.76, 0.04, 0.012, p.metal, "sanitary")
+
+
+def washstand(f, p, d, w=0.8):
+    m = Material("plain", (0.78,) * 3, (0.75,) * 3, gloss=0.8)
+    if d.chance(0.6):
+        cabinet(f, p, d, w, 0.46, 0.78, 1, 2)
+        f.soft(0, 0.24, 0.78, w + 0.02, 0.49, 0.07, m, "sanitary", r=0.02)
+        f.rod(0, 0.27, 0.845, 0.44, 0.006, m, "sanitary", deep=0.3)
+        f.rod(0, 0.27, 0.8505, 0.38, 0.001, Material("plain", (0.5,) * 3, (0.45,) * 3), "sanitary", deep=0.25)
+    else:
+        f.rod(0, 0.2, 0, 0.2, 0.7, m, "sanitary", top=0.8)
+        f.rod(0, 0.24, 0.66, 0.34, 0.17, m, "sanitary", top=1.6, deep=0.27)
+        f.rod(0, 0.25, 0.831, 0.44, 0.002, Material("plain", (0.5,) * 3, (0.45,) * 3), "sanitary", deep=0.33)
+    f.rod(0, 0.06, 0.83, 0.03, 0.14, p.metal, "sanitary")
+    f.rod(0, 0.11, 0.95, 0.02, 0.12, p.metal, "sanitary", pitch=-math.pi / 2)
+    mw = d(0.45, 0.7)
+    mirror = Material("plaster", (0.32, 0.34, 0.35), (0.4, 0.41, 0.42), (0.4, 0.42, 0.42), 3.0, 0.9)
+    f.box(0, 0.012, 1.15, mw + 0.05, 0.02, 0.75, p.metal, "picture")
+    f.box(0, 0.024, 1.175, mw, 0.008, 0.7, mirror, "picture")
+    clutter(f.at(w / 2 - 0.1, 0.12, 0.845), p, d, 0.14, 0.1, 1, tall=0.2)
+
+
+def bathtub(f, p, d, length=1.7):
+    m = Material("plain", (0.78,) * 3, (0.75,) * 3, gloss=0.8)
+    w, h, t = 0.75, 0.55, 0.06
+    f.soft(0, t / 2, 0, length, t, h, m, "sanitary", r=0.02)
+    f.soft(0, w - t / 2, 0, length, t, h, m, "sanitary", r=0.02)
+    for s in (-1, 1):
+        f.soft(s * (length / 2 - t), w / 2, 0, 2 * t, w, h, m, "sanitary", r=0.02)
+    f.box(0, w / 2, 0, length - 0.1, w - 0.04, 0.14, m, "sanitary")
+    f.rod(length / 2 - 0.06, w / 2, h - 0.01, 0.03, 0.12, p.metal, "sanitary")
+    f.rod(length / 2 - 0.12, w / 2, h + 0.09, 0.025, 0.14, p.metal, "sanitary", roll=-math.pi / 2)
+    if d.chance(0.6):  # a shower curtain, half drawn
+        c = p.cloth((0.4, 0.8))
+        f.rod(0, w - 0.02, 2.0, 0.025, length, p.metal, "curtain", roll=math.pi / 2)
+        drape(f.at(-length / 2 + 0.35, w - 0.02), p, d, c, 0.6, 0.35, 1.65)
+
+
+def drape(f, p, d, cloth, w, z, h):
+    """Folds of cloth, hanging."""
+    n = max(3, round(w / 0.09))
+    for i in range(n):
+        x = -w / 2 + (i + 0.5) * w / n
+        f.rod(x, 0.035 * (-1) ** i, z, w / n * 1.5, h, cloth, "curtain", deep=d(0.06, 0.09), casts=i % 2 == 0)
+
+
+def towel(f, p, d):
+    f.rod(0, 0.06, 1.2, 0.02, 0.6, p.metal, "object", roll=math.pi / 2)
+    f.soft(d(-0.05, 0.05), 0.06, 0.78, 0.45, 0.045, 0.74, p.cloth((0.3, 0.8)), "curtain", r=0.015)
+
+
+def framed(f, p, d, w, h, z):
+    """A picture on a wall."""
+    frame = d.pick((p.dark, p.white, p.wood(), p.metal))
+    f.box(0, 0.012, z, w, 0.024, h, frame, "picture")
+    if d.chance(0.5):
+        f.box(0, 0.025, z + 0.025, w - 0.05, 0.004, h - 0.05, p.paint((0.75, 0.74, 0.7)), "picture")
+        w, h, z = w - 0.1, h - 0.1, z + 0.05
+    f.box(0, 0.026, z + 0.03, w - 0.06, 0.007, h - 0.06, p.picture(), "picture", stretch=True)
+
+
+def blackboard(f, p, d, w):
+    white = d.chance(0.5)
+    c = (0.75, 0.76, 0.77) if white else d.pick(((0.02, 0.06, 0.04), (0.03, 0.03, 0.03)))
+    m = Material("letters", c, mix(c, (0.5, 0.5, 0.5), 0.12), (0.1, 0.1, 0.4) if white else (0.5,) * 3, gloss=0.2)
+    f.box(0, 0.015, 0.9, w, 0.03, 1.15, p.metal if white else p.wood(), "picture")
+    f.box(0, 0.032, 0.94, w - 0.08, 0.006, 1.07, m, "picture", stretch=True)
+    f.box(0, 0.06, 0.88, w, 0.09, 0.02, p.metal, "picture")
+
+
+def student_desk(f, p, d):
+    """Desk and chair, the pupil looks towards −y of the frame."""
+    m = p.woods[0]
+    f.box(0, 0, 0.7, 0.65, 0.48, 0.025, m, "table")
+    for x in (-0.29, 0.29):
+        for y in (-0.2, 0.2):
+            f.rod(x, y, 0, 0.03, 0.7, p.metal, "table")
+    f.box(0, 0, 0.56, 0.58, 0.4, 0.015, p.metal, "table")
+    if d.chance(0.5):
+        clutter(f.at(0, 0, 0.725), p, d, 0.5, 0.2, 1, tall=0.2)
+    chair(f.at(d(-0.05, 0.05), d(0.55, 0.7), 0, math.pi + d(-0.2, 0.2)), p, d)
+
+
+def coats(f, p, d, w):
+    f.box(0, 0.012, 1.55, w, 0.024, 0.12, p.wood(), "shelf")
+    for i in range(int(w / 0.22)):
+        x = -w / 2 + 0.11 + i * 0.22
+        f.rod(x, 0.05, 1.56, 0.016, 0.07, p.metal, "shelf", pitch=-1.2)
+        if d.chance(0.6):
+            f.soft(x, 0.11, 1.58 - d(0.7, 1.0), d(0.24, 0.36), d(0.1, 0.18), d(0.75, 0.95), p.cloth(), "object", r=0.07)
+
+
+def stool(f, p, d):
+    f.soft(0, 0.25, 0.2, 0.5, 0.45, 0.24, p.any_cloth(), "chair", r=0.08)
+    for x in (-0.18, 0.18):
+        for y in (0.1, 0.4):
+            f.rod(x, y, 0, 0.04, 0.22, p.dark, "chair")
+
+
+def bin_(f, p, d):
+    f.rod(0, 0.16, 0, 0.24, 0.3, d.pick((p.dark, p.metal, p.white)), "object", top=1.2)
+
+
+def boxes(f, p, d):
+    c = (0.36, 0.24, 0.13)
+    m = Material("plain", c, dim(c, 0.8), period=0.4)
+    s = d(0.35, 0.5)
+    f.box(0, 0.25, 0, s, 0.4, d(0.25, 0.4), m, "object", yaw=d(-0.2, 0.2))
+
+
+def toys(f, p, d):
+    for i in range(d.int(2, 4)):
+        c = hsv(d(), 0.8, d(0.3, 0.7))
+        m = Material("dots" if d.chance(0.4) else "plain", c, hsv(d(), 0.5, 0.7), period=0.3, gloss=0.3)
+        r = d(0.1, 0.24)
+        f.ball(d(-0.25, 0.25), 0.15 + 0.2 * i, 0, r, r, r, m, "object")
+
+
+# ------------------------------------------------------------------------------------------ rooms
+
+
+class Room:
+    """A rectangular room [0, w] × [0, d] × [0, h] and what stands in it."""
+
+    def __init__(self, dice, kind):
+        self.dice, self.kind, self.scene = dice, kind, Scene()
+        d = dice
+        lo, hi = SIZES[kind]
+        self.w, self.d = d(lo[0], hi[0]), d(lo[1], hi[1])
+        if kind not in ("corridor", "hall") and d.chance(0.5):
+            self.w, self.d = self.d, self.w
+        self.h = d(2.35, 2.8) if kind != "classroom" else d(2.7, 3.2)
+        self.palette = Palette(d)
+        self.thick = d(0.12, 0.28)
+        self.taken = []  # floor: (x0, y0, x1, y1, height)
+        self.walls = [[] for _ in range(4)]  # per wall: (s0, s1, z0, z1) of what hangs there
+        self.openings = [[] for _ in range(4)]
+        self.spaces = [((0.0, 0.0, 0.0), (self.w, self.d, self.h))]
+        self.base = Frame(self.scene, 0, 0)
+
+    # Walls, anticlockwise from y = 0; s runs along a wall, to the right when facing away from it.
+    def length(self, i):
+        return self.w if i % 2 == 0 else self.d
+
+    def wall(self, i, s):
+        x, y = ((s, 0), (self.w, s), (self.w - s, self.d), (0, self.d - s))[i]
+        return Frame(self.scene, x, y, 0, i * math.pi / 2)
+
+    def free_wall(self, i, s0, s1, z0, z1, gap=0.03):
+        return all(
+            s1 + gap <= a or b + gap <= s0 or z1 <= c or e <= z0
+            for a, b, c, e in self.walls[i] + self.openings[i]
+        )
+
+    def footprint(self, i, s0, s1, depth):
+        (x0, y0, _), (x1, y1, _) = self.wall(i, s0).world(0, 0), self.wall(i, s1).world(0, depth)
+        return min(x0, x1), min(y0, y1), max(x0, x1), max(y0, y1)
+
+    def free_floor(self, box, gap=0.04):
+        x0, y0, x1, y1 = box
+        return (
+            x0 > -0.01
+            and y0 > -0.01
+            and x1 < self.w + 0.01
+            and y1 < self.d + 0.01
+            and all(
+                x1 + gap <= a or c + gap <= x0 or y1 + gap <= b or e + gap <= y0
+                for a, b, c, e, _ in self.taken
+            )
+        )
+
+    def against_wall(self, width, depth, height, *, walls=None, front=0.0, corner=0.3, tries=8):
+        """A frame at a free stretch of wall, or None. `front`: free floor kept before it."""
+        d = self.dice
+        for _ in range(tries):
+            i = d.pick(walls or range(4))
+            room = self.length(i) - width
+            if room < 0:
+                continue
+            x = d()
+            s = 0.0 if x < corner / 2 else room if x < corner else d(0, room)
+            if not self.free_wall(i, s, s + width, 0.02, height):
+                continue
+            box = self.footprint(i, s, s + width, depth + front)
+            if not self.free_floor(box):
+                continue
+            self.taken.append((*self.footprint(i, s, s + width, depth), height))
+            self.walls[i].append((s, s + width, 0.0, height))
+            self.last = (i, s, width)
+            return self.wall(i, s + width / 2).at(0, 0.012)
+        return None
+
+    def on_wall(self, width, z0, z1, *, walls=None, tries=6):
+        d = self.dice
+        for _ in range(tries):
+            i = d.pick(walls or range(4))
+            if self.length(i) < width + 0.2:
+                continue
+            s = d(0.1, self.length(i) - width - 0.1)
+            if self.free_wall(i, s, s + width, z0, z1, 0.08):
+                self.walls[i].append((s, s + width, z0, z1))
+                return self.wall(i, s + width / 2)
+        return None
+
+    def on_floor(self, width, depth, height, *, margin=0.35, tries=8, centre=False):
+        """A frame in the middle of a free rectangle away from the walls, or None."""
+        d = self.dice
+        for k in range(tries):
+            if self.w < width + 2 * margin or self.d < depth + 2 * margin:
+                return None
+            x = d(margin + width / 2, self.w - margin - width / 2)
+            y = d(margin + depth / 2, self.d - margin - depth / 2)
+            if centre and k < 2:
+                x, y = self.w / 2 + d(-0.3, 0.3), self.d / 2 + d(-0.3, 0.3)
+            box = (x - width / 2, y - depth / 2, x + width / 2, y + depth / 2)
+            if self.free_floor(box, 0.25):
+                self.taken.append((*box, height))
+                return Frame(self.scene, x, y)
+        return None
+
+    def facing(self, i, s, distance, width, depth, height):
+        """A frame before wall position s, at a distance, if the floor is free there."""
+        f = self.wall(i, s).at(0, distance)
+        (ax, ay, _), (bx, by, _) = f.world(-width / 2, -depth / 2), f.world(width / 2, depth / 2)
+        box = (min(ax, bx), min(ay, by), max(ax, bx), max(ay, by))
+        if not self.free_floor(box, 0.1):
+            return None
+        self.taken.append((*box, height))
+        return f
+
+    # ------------------------------------------------------------------ shell
+
+    def surfaces(self):
+        d, p = self.dice, self.palette
+        kind = self.kind
+        wet = kind in ("bathroom", "kitchen")
+        floors = {"planks": 5, "parquet": 1.5, "tile": 1, "carpet": 2.5, "plain": 0.3, "marble": 0.3}
+        if wet:
+            floors = {"tile": 5, "tile_check": 1.2, "mosaic": 0.8, "planks": 1.5, "marble": 0.6}
+        if kind in ("classroom", "office", "corridor"):
+            floors = {"speckle": 2, "carpet": 2, "planks": 2, "tile": 2, "plain": 1}
+        t = d.weighted(floors)
+        if t in ("planks", "parquet"):
+            c = dim(d.pick(WOODS[:5] + WOODS[6:]), d(0.8, 1.3))
+            self.floor = Material(t, c, dim(c, d(0.5, 0.75)), dim(c, 0.2), d(1.3, 2.0) if t == "planks" else d(0.9, 1.4), d(0.05, 0.45))
+        elif t == "carpet":
+            c = hsv(d(), d(0.05, 0.4), d(0.12, 0.5))
+            self.floor = Material(t, c, dim(c, 0.65), dim(c, 0.8), 0.7)
+        else:
+            c = hsv(d(0.05, 0.15), d(0, 0.3), d(0.25, 0.7))
+            dark = hsv(d(), d(0, 0.4), d(0.04, 0.2)) if t == "tile_check" else dim(c, d(0.7, 0.85))
+            period = {"tile": d(1.2, 2.2), "tile_check": d(1.0, 1.6), "mosaic": 0.8}.get(t, 0.9)
+            self.floor = Material(t, c, dark, dim(c, d(0.35, 1.2)), period, d(0.1, 0.7))
+        # Walls: mostly pale paint, one accent now and then.
+        s = d.pick((d(0.0, 0.08), d(0.05, 0.25), d(0.05, 0.25), d(0.15, 0.45)))
+        hue = d(0.06, 0.15) if s < 0.12 or d.chance(0.45) else d.pick((d(), d(0.5, 0.64), d(0.2, 0.4)))
+        c = hsv(hue, s, d(0.5, 0.82))
+        self.paint = Material("plaster", c, dim(c, 0.93), dim(c, 0.85), d(1.5, 3.0), 0.02)
+        other = self.paint
+        x = d()
+        if x < 0.16 and not wet:
+            k = d.pick(("stripes", "damask", "damask"))
+            other = Material(k, c, mix(c, hsv(d(), d(0, 0.5), d(0.3, 0.8)), d(0.15, 0.5)), dim(c, 0.8), d(0.7, 1.6))
+        elif x < 0.22 and not wet:
+            b = d.pick(((0.35, 0.12, 0.07), (0.5, 0.45, 0.4), (0.65, 0.63, 0.6)))
+            other = Material("brick", b, dim(b, 0.6), (0.45, 0.43, 0.4), d(0.9, 1.1))
+        elif x < 0.45:
+            b = hsv(d(), d(0.15, 0.6), d(0.15, 0.6))
+            other = Material("plaster", b, dim(b, 0.92), dim(b, 0.85), 2.0, 0.02)
+        if kind == "bathroom" or (kind == "kitchen" and d.chance(0.2)):
+            t = d.pick(("tile", "subway", "tile", "mosaic"))
+            c2 = hsv(d(), d(0, 0.3), d(0.5, 0.8))
+            self.paint = Material(t, c2, dim(c2, 0.9), dim(c2, d(0.5, 0.8)), d(0.7, 1.2), 0.35)
+            other = self.paint if d.chance(0.7) else other
+        accent = d.int(0, 3)
+        everywhere = d.chance(0.45)
+        self.wall_materials = [other if everywhere or i == accent else self.paint for i in range(4)]
+        white = (d(0.72, 0.84),) * 3
+        self.ceiling = Material("plaster", white, dim(white, 0.95), dim(white, 0.9), 3.0)
+        if kind in ("classroom", "office", "corridor") and d.chance(0.6):
+            self.ceiling = Material("panels", white, dim(white, 0.9), dim(white, 0.6), 1.2)
+
+    def add_wall(self, i):
+        """Wall i in pieces around its openings."""
+        f, n, t, h = self.wall(i, 0), self.length(i), self.thick, self.h
+        m = self.wall_materials[i]
+        lo, hi = -t, n + t
+        for a, b in self.extend[i]:
+            lo, hi = min(lo, a), max(hi, b)
+        s = lo
+
+        def piece(a, b, z0, z1):
+            if b - a > 1e-4 and z1 - z0 > 1e-4:
+                f.box((a + b) / 2, -t / 2, z0, b - a, t, z1 - z0, m, "wall", world_uv=True)
+
+        for a, b, z0, z1 in sorted(self.openings[i]):
+            piece(s, a, -0.05, h + 0.05)
+            piece(a, b, -0.05, z0)
+            piece(a, b, z1, h + 0.05)
+            s = b
+        piece(s, hi, -0.05, h + 0.05)
+        # Skirting boards.
+        if self.skirting is not None:
+            s = 0.0
+            for a, b, z0, _ in [*sorted(o for o in self.openings[i] if o[2] < 0.05), (n, n, 0, 0)]:
+                if a - s > 0.02:
+                    f.box((s + a) / 2, 0.006, 0, a - s, 0.012, 0.075, self.skirting, "wall", casts=False)
+                s = b
+
+    def shell(self):
+        d = self.dice
+        self.extend = [[] for _ in range(4)]
+        self.skirting = None
+        if self.kind != "bathroom" and d.chance(0.8):
+            self.skirting = self.palette.white if d.chance(0.7) else self.palette.wood()
+        door_wall = d.int(0, 3)
+        if self.kind in ("corridor", "hall"):
+            for i in (1, 3, *((0, 2) if d.chance(0.5) else ())):
+                for _ in range(d.int(1, 3) if i % 2 else 1):
+                    self.door(i, d.chance(0.25) and not self.second)
+        else:
+            self.door(door_wall, d.chance(0.4))
+            if d.chance(0.15):
+                self.door((door_wall + d.int(1, 3)) % 4, False)
+        n = 0
+        want = {"corridor": 0.2, "bathroom": 0.5, "hall": 0.4}.get(self.kind, 0.93)
+        if d.chance(want):
+            for i in d.shuffled(i for i in range(4) if i != self.second_wall):
+                if n < 2 and (n == 0 or d.chance(0.3)):
+                    n += self.window(i)
+        if self.kind not in ("corridor", "bathroom") and d.chance(0.3):
+            self.block()
+        for i in range(4):
+            self.add_wall(i)
+        b = self.base
+        t = self.thick
+        # The floor reaches as far as the second space begins, the ceiling over the walls.
+        b.box(self.w / 2, self.d / 2, -0.1, self.w + 2 * t, self.d + 2 * t, 0.1, self.floor, "floor", world_uv=True)
+        b.box(self.w / 2, self.d / 2, self.h, self.w + 2 * t, self.d + 2 * t, 0.1, self.ceiling, "ceiling", world_uv=True)
+
+    second = False
+    second_wall = None
+
+    def reveal(self, i, s0, s1, high):
+        """The hole of an opening is part of what can be seen."""
+        f = self.wall(i, 0)
+        a, b = f.world(s0, 0), f.world(s1, -self.thick)
+        lo = (min(a[0], b[0]), min(a[1], b[1]), 0.0)
+        self.spaces.append((lo, (max(a[0], b[0]), max(a[1], b[1]), high)))
+
+    def block(self):
+        """A corner of the room taken by another one: an L-shaped room."""
+        d = self.dice
+        a, b = d(0.25, 0.45) * self.w, d(0.2, 0.42) * self.d
+        if min(self.w - a, self.d - b) < 1.9:
+            return
+        left, low = d.chance(0.5), d.chance(0.5)
+        x0, y0 = (0 if left else self.w - a), (0 if low else self.d - b)
+        sides = []
+        for i, hit in ((0, low), (1, not left), (2, not low), (3, left)):
+            if hit:
+                n = self.length(i)
+                size = a if i % 2 == 0 else b
+                at_start = {0: left, 1: low, 2: not left, 3: not low}[i]
+                s = (0, size) if at_start else (n - size, n)
+                if not self.free_wall(i, s[0], s[1], 0, self.h, 0.12):
+                    return
+                sides.append((i, s))
+        for i, s in sides:
+            self.walls[i].append((*s, 0.0, self.h))
+        self.taken.append((x0, y0, x0 + a, y0 + b, self.h))
+        self.base.box(x0 + a / 2, y0 + b / 2, 0, a, b, self.h + 0.02, self.paint, "wall", world_uv=True)
+
+    def door(self, i, opened):
+        d, p, t = self.dice, self.palette, self.thick
+        w, h = d(0.78, 0.95), d(1.98, 2.1)
+        n = self.length(i)
+        if n < w + 0.4:
+            return
+        s = None
+        for _ in range(6):
+            x = d(0.15, n - w - 0.15)
+            if self.free_wall(i, x, x + w, 0, h, 0.15):
+                s = x
+                break
+        if s is None:
+            return
+        self.openings[i].append((s, s + w, -0.05, h))
+        self.reveal(i, s, s + w, h)
+        self.taken.append((*self.footprint(i, s, s + w, 0.85), 0.0))
+        f = self.wall(i, s + w / 2)
+        m = p.white if d.chance(0.55) else p.wood()
+        frame = m if d.chance(0.6) else p.white
+        for x in (-1, 1):
+            f.box(x * (w / 2 + 0.02), -t / 2, 0, 0.07, t + 0.03, h + 0.03, frame, "door", casts=False)
+        f.box(0, -t / 2, h - 0.012, w + 0.11, t + 0.03, 0.06, frame, "door", casts=False)
+        leaf_w = w - 0.03
+        if opened and not self.second and self.beyond(i, s, w):
+            side = d.pick((-1, 1))
+            angle = d(1.2, 1.9)
+            # Hinged at the far edge of the opening, swung into the space behind.
+            g = f.at(side * leaf_w / 2, -t, 0, side * angle)
+            self.leaf(g.at(-side * leaf_w / 2, 0), leaf_w, h, m, side)
+        elif not opened and d.chance(0.25):
+            side = d.pick((-1, 1))
+            # Ajar into the room: the dark crack must not look out of the scene.
+            self.leaf(f.at(0, -t * 0.5), leaf_w, h, m, side)
+        else:
+            self.leaf(f.at(0, -t * d(0.2, 0.7)), leaf_w, h, m, d.pick((-1, 1)))
+
+    def leaf(self, f, w, h, m, side):
+        d, p = self.dice, self.palette
+        f.box(0, 0, -0.02, w + (0.06 if side == 0 else 0.03), 0.04, h, m, "door")
+        style = d.int(0, 2)
+        if style:
+            rows = ((0.12, 0.75), (1.0, h - 1.14)) if style == 1 else ((0.12, h - 0.28),)
+            for z, hh in rows:
+                for y in (-0.022, 0.022):
+                    f.box(0, y, z, w - 0.26, 0.008, hh, m._replace(c0=dim(m.c0, 0.93), c1=dim(m.c1, 0.9)), "door")
+        x = -side * (w / 2 - 0.07)
+        for y in (-0.05, 0.05):
+            if d.chance(0.5):
+                f.ball(x, y, 1.0, 0.055, 0.055, 0.055, p.metal, "door", casts=False)
+            else:
+                f.box(x + side * 0.04, y, 1.02, 0.13, 0.016, 0.02, p.metal, "door", casts=False)
+        # Behind a closed leaf there must be wall, or rays would slip through its gaps.
+
+    def beyond(self, i, s, w):
+        """A second space behind the opening s … s + w of wall i. False where there is no room."""
+        d, p, t = self.dice, self.palette, self.thick
+        n = self.length(i)
+        depth = d(1.3, 4.2)
+        a = max(-t + 0.02, s - d(0.3, 2.0)) if d.chance(0.7) else s - d(0.3, 1.5)
+        b = s + w + d(0.3, 2.0)
+        self.second, self.second_wall = True, i
+        self.extend[i].append((a - 0.2, b + 0.2))
+        h = self.h
+        f = self.wall(i, 0)
+        c = hsv(d(0.05, 0.15), d(0, 0.3), d(0.4, 0.8))
+        m = Material("plaster", c, dim(c, 0.92), dim(c, 0.85), 2.0)
+        floor = self.floor if d.chance(0.6) else p.wood()._replace(texture="planks", period=1.6, grain=False)
+        mid = (a + b) / 2
+        u = 0.15
+        f.box(mid, -t - depth - u / 2, -0.05, b - a + 2 * u, u, h + 0.1, m, "wall", world_uv=True)
+        for x, sg in ((a, -1), (b, 1)):
+            f.box(x + sg * u / 2, -t - depth / 2, -0.05, u, depth + 2 * u, h + 0.1, m, "wall", world_uv=True)
+        f.box(mid, -t - depth / 2 - u / 2, -0.1, b - a + 2 * u, depth + u, 0.1, floor, "floor", world_uv=True)
+        f.box(mid, -t - depth / 2 - u / 2, h, b - a + 2 * u, depth + u, 0.1, self.ceiling, "ceiling", world_uv=True)
+        g = f.at(mid, -t - depth, 0)
+        x0, y0, z0 = f.world(a, -t - depth, -0.2)
+        x1, y1, z1 = f.world(b, -t * 0.3, h + 0.2)
+        lo, hi = (min(x0, x1), min(y0, y1), z0), (max(x0, x1), max(y0, y1), z1)
+        self.spaces.append(((*lo[:2], 0.0), (*hi[:2], h)))
+        warm = (1.0, d(0.8, 0.95), d(0.6, 0.9))
+        self.extra_lights.append(
+            Light(g.world(0, depth / 2, h - 0.25), dim(warm, d(0.3, 1.6)), radius=0.4, zone=(lo, hi))
+        )
+        across = f.at(s + w / 2, -t - depth)  # opposite to the opening
+        x = d()
+        if x < 0.3 and depth > 1.6:
+            dresser(across, p, d, 0.8)
+            framed(across, p, d, 0.5, 0.6, 1.35)
+        elif x < 0.5:
+            framed(across, p, d, d(0.4, 0.8), d(0.4, 0.7), 1.2)
+        elif x < 0.65 and depth > 1.6:
+            bookshelf(across, p, d)
+        elif x < 0.8:
+            self.leaf(across.at(0, 0.02), 0.8, 2.0, p.white, 1)
+        if depth > 2 and d.chance(0.4):
+            plant(across.at(0.6, 0.3), p, d, 1.0, 0.3)
+        return True
+
+    def window(self, i):
+        """A window in wall i. Returns whether there was room."""
+        d, p, t = self.dice, self.palette, self.thick
+        n = self.length(i)
+        w = min(d(0.9, 2.0), n - 0.6)
+        if w < 0.5:
+            return False
+        low = 1.2 if self.kind == "bathroom" else d.pick((0.85, 0.95, 0.5))
+        high = min(self.h - 0.2, d(2.0, 2.3))
+        for _ in range(5):
+            s = d(0.25, n - w - 0.25)
+            if self.free_wall(i, s, s + w, 0.0, high, 0.25):
+                break
+        else:
+            return False
+        self.openings[i].append((s, s + w, low, high))
+        self.reveal(i, s, s + w, high)
+        f = self.wall(i, s + w / 2)
+        h = high - low
+        day = self.day
+        kind = d.pick(("outside_trees", "outside_trees", "outside_houses"))
+        sky = mix((0.75, 0.87, 1.0), (1.0, 0.95, 0.88), d())
+        view = Material(kind, hsv(d(0.2, 0.4), 0.3, 0.12), sky, hsv(d(0.2, 0.32), d(0.4, 0.7), d(0.15, 0.4)), gloss=0.3, glow=d(1.0, 2.6))
+        if kind == "outside_houses":
+            view = view._replace(c0=hsv(d(), d(0.1, 0.4), d(0.1, 0.4)), c2=hsv(d(), d(0, 0.4), d(0.1, 0.5)))
+        if not day:
+            view = view._replace(c0=(0.01,) * 3, c1=(0.02, 0.025, 0.05), c2=(0.06, 0.05, 0.03), glow=0.5, gloss=0.8)
+        blind = d.chance(0.18)
+        f.box(0, -t * 0.8, low - 0.02, w + 0.04, 0.02, h + 0.04, view, "window", casts=False, stretch=True)
+        if blind:
+            c = (d(0.5, 0.8),) * 3
+            glow = 0.9 if day else 0.0
+            m = Material("slats", c, dim(c, 0.6), dim(c, 0.35), 0.8, 0, glow)
+            cut = d(0.0, 0.6) * h
+            f.box(0, -t * 0.35, low + cut, w - 0.01, 0.02, h - cut, m, "curtain", casts=False)
+        m = p.white if d.chance(0.75) else p.wood()
+        b, y = 0.06, -t * 0.72
+        for x in (-1, 1):
+            f.box(x * (w / 2 - b / 2), y, low, b, 0.06, h, m, "window")
+        for z in (low, high - b):
+            f.box(0, y, z, w, 0.06, b, m, "window")
+        bars = 0 if w < 0.8 else d.int(1, 2)
+        for k in range(bars):
+            f.box(-w / 2 + (k + 1) * w / (bars + 1), y, low, b * 0.8, 0.05, h, m, "window")
+        if d.chance(0.4):
+            f.box(0, y, low + h * d.pick((0.5, 0.7)), w, 0.045, 0.05, m, "window")
+        f.box(0, -t / 2 + 0.06, low - 0.025, w + 0.1, t + 0.14, 0.03, m, "window", casts=False)
+        if low > 0.7 and d.chance(0.4) and t > 0.15:
+            clutter(f.at(0, -t * 0.1, low + 0.006), p, d, w - 0.3, 0.05, d.int(1, 3), tall=0.4)
+        if not blind and d.chance(0.6) and self.kind not in ("bathroom",):
+            c = p.cloth()
+            z0 = 0.03 if d.chance(0.6) else low - 0.15
+            top = min(high + 0.15, self.h - 0.08)
+            reach = d(0.25, 0.4) * w
+            for x in (-1, 1):
+                xx = x * (w / 2 + 0.12 - reach / 2 + 0.1)
+                drape(f.at(xx, 0.11), p, d, c, reach, z0, top - z0)
+            f.rod(0, 0.11, top - (w + 0.5) / 2, 0.03, w + 0.5, p.metal, "curtain", roll=math.pi / 2)
+            self.walls[i].append((s - 0.3, s + w + 0.3, z0, top + 0.1))
+            self.taken.append((*self.footprint(i, max(0, s - 0.25), min(n, s + w + 0.25), 0.2), 0.0))
+        else:
+            self.walls[i].append((s - 0.08, s + w + 0.08, low - 0.08, high))
+            if low > 0.8 and self.kind != "bathroom" and d.chance(0.5):
+                radiator(f, p, d, w * 0.8)
+                self.walls[i].append((s, s + w, 0.0, low))
+                self.taken.append((*self.footprint(i, s, s + w, 0.2), 0.8))
+        if day:
+            self.daylight(f, i, s, w, low, h, sky)
+        return True
+
+    def daylight(self, f, i, s, w, low, h, sky):
+        d, t = self.dice, self.thick
+        area = w * h
+        centre = f.world(0, 0.05, low + h / 2)
+        inward = (-f.sin, f.cos, -0.25)
+        self.lights.append(
+            Light(centre, dim(sky, 1.5 * area * d(0.7, 1.2)), inward, 1.0, 0.5, shadow=2.2, beyond=0.5, softness=2.0)
+        )
+        if self.sun and not self.has_sun:
+            self.has_sun = True
+            a, e = d(-0.9, 0.9), d(0.45, 0.95)
+            far = 7.0
+            src = f.world(far * math.sin(a) * math.cos(e), -far * math.cos(a) * math.cos(e), low + h / 2 + far * math.sin(e))
+            axis = tuple(c - q for c, q in zip(f.world(0, -t, low + h / 2), src, strict=True))
+            tan = 0.85 * math.hypot(w, h) / far
+            self.lights.append(
+                Light(src, dim((1.0, 0.9, 0.75), d(2.5, 5.0) * 500), axis, 0.0, math.sqrt(500 - far * far), shadow=tan, beyond=0.0, softness=0.2)
+            )
+
+    # ------------------------------------------------------------------ furnishing
+
+    def ceiling_lamp(self, x, y, power):
+        d, p, h = self.dice, self.palette, self.h
+        f = self.base.at(x, y)
+        warm = d()
+        colour = mix((1.0, 0.78, 0.52), (0.95, 0.98, 1.0), warm if self.kind != "office" else 0.8)
+        on = power > 0
+        m = p.glowing(colour, 2.6) if on else p.paint((0.7,) * 3)
+        kind = d.pick(("dome", "pendant", "bulb", "panel", "spots"))
+        if self.kind in ("office", "classroom", "corridor"):
+            kind = "panel"
+        z = h - 0.12
+        if kind == "dome":
+            f.ball(0, 0, h - 0.1, 0.38, 0.38, 0.16, m, "lamp", casts=False)
+            f.rod(0, 0, h - 0.03, 0.3, 0.03, p.metal, "lamp", casts=False)
+        elif kind == "pendant":
+            drop = d(0.45, 0.75)
+            z = h - drop - 0.05
+            f.rod(0, 0, h - drop, 0.012, drop, p.dark, "lamp", casts=False)
+            f.rod(0, 0, h - drop, d(0.35, 0.5), 0.2, m, "lamp", top=d(0.3, 0.8), casts=False)
+        elif kind == "bulb":
+            drop = d(0.3, 0.6)
+            z = h - drop
+            f.rod(0, 0, h - drop, 0.012, drop, p.dark, "lamp", casts=False)
+            r = d(0.16, 0.35)
+            f.ball(0, 0, h - drop - r, r, r, r, m, "lamp", casts=False)
+            z -= r
+        elif kind == "panel":
+            f.box(0, 0, h - 0.06, *((1.2, 0.3) if d.chance(0.5) else (0.6, 0.6)), 0.07, m, "lamp", casts=False)
+        else:
+            f.box(0, 0, h - 0.05, 0.9, 0.06, 0.05, p.metal, "lamp", casts=False)
+            for k in (-0.3, 0, 0.3):
+                f.rod(k, 0, h - 0.17, 0.1, 0.1, m, "lamp", top=0.6, casts=False)
+        if on:
+            self.lights.append(
+                Light((x, y, z), dim(colour, power), radius=0.5, focus=0.25, shadow=2.4, beyond=1.0, softness=1.0)
+            )
+
+    def furnish(self):
+        d, p = self.dice, self.palette
+        getattr(self, "_" + self.kind)()
+        # Pictures, shelves and switches on what is left of the walls.
+        for _ in range(d.int(1, 5)):
+            w, h = d(0.3, 1.0), d(0.3, 0.75)
+            z = d(1.25, 1.5)
+            if self.kind == "bathroom":
+                break
+            f = self.on_wall(w, z, z + h)
+            if f:
+                framed(f, p, d, w, h, z)
+        if d.chance(0.3) and self.kind not in ("bathroom", "corridor"):
+            f = self.on_wall(0.8, 1.3, 1.8)
+            if f:
+                m = p.lacquer()
+                for z in (1.35, 1.7)[: d.int(1, 2)]:
+                    f.box(0, 0.11, z, 0.8, 0.22, 0.025, m, "shelf")
+                    fill_shelf(f.at(0, 0, z + 0.025), p, d, 0.76, 0.3, 0.22)
+        for i in range(4):
+            for a, b, z0, z1 in self.openings[i]:
+                if z0 < 0 and self.length(i) - b > 0.4 and self.free_wall(i, b + 0.12, b + 0.2, 1.05, 1.2):
+                    self.wall(i, b + 0.17).box(0, 0.006, 1.08, 0.08, 0.012, 0.08, p.white, "object", casts=False)
+        if d.chance(0.25):
+            f = self.on_floor(0.5, 0.4, 0.4)
+            if f:
+                d.pick((boxes, toys, bin_, stool))(f, p, d)
+
+    def rug(self, x, y, w, l, yaw=0.0):
+        d, p = self.dice, self.palette
+        kind = d.pick(("rug", "rug_bands", "carpet", "plaid", "rug"))
+        m = Material(kind, p.colour((0.2, 0.8), (0.08, 0.5)), p.colour((0.1, 0.7), (0.2, 0.75)), p.colour((0.2, 0.8), (0.1, 0.6)), 0.8)
+        f = self.base.at(x, y, 0, yaw)
+        if kind != "rug":
+            f.box(0, 0, 0, w, l, 0.012, m, "rug", casts=False)
+        else:  # a texture that covers it once lies in the x–y plane here
+            f.box(0, 0, 0, w, l, 0.012, m, "rug", casts=False, stretch="floor")
+
+    def corner_things(self, n):
+        d, p = self.dice, self.palette
+        for _ in range(n):
+            kind = d.pick(("plant", "lamp", "bin", "boxes", "plant", "stool"))
+            f = self.against_wall(0.45, 0.45, 1.2, corner=0.8)
+            if not f:
+                continue
+            if kind == "plant":
+                plant(f.at(0, 0.24), p, d, d(0.7, 1.5), d(0.28, 0.4))
+            elif kind == "lamp":
+                floor_lamp(f, p, d)
+            else:
+                {"bin": bin_, "boxes": boxes, "stool": stool}[kind](f, p, d)
+
+    def _bedroom(self):
+        d, p = self.dice, self.palette
+        w = d.pick((0.95, 1.4, 1.65, 1.8))
+        side = 0.55
+        f = self.against_wall(w + 2 * side, 2.15, 0.95, front=0.4, corner=0.1, tries=14)
+        if f:
+            bed(f, p, d, w)
+            for s in (-1, 1):
+                if d.chance(0.8):
+                    nightstand(f.at(s * (w / 2 + 0.28), 0), p, d)
+            if d.chance(0.5):
+                x, y, _ = f.world(0, 1.7)
+                self.rug(x, y, w + 1.2, 1.4, f.yaw)
+            i, s, width = self.last
+            if d.chance(0.6):
+                h = d(0.4, 0.7)
+                framed(self.wall(i, s + width / 2), p, d, d(0.6, 1.3), h, 1.35)
+                self.walls[i].append((s + 0.2, s + width - 0.2, 1.3, 2.1))
+        else:
+            f = self.against_wall(1.0, 2.15, 0.95, tries=20)
+            if f:
+                bed(f, p, d, 0.95)
+        ww = d(1.0, 2.0)
+        f = self.against_wall(ww, 0.65, 2.15, front=0.4, tries=10)
+        if f:
+            wardrobe(f, p, d, ww)
+        if d.chance(0.7):
+            f = self.against_wall(1.0, 0.5, 0.95, front=0.4)
+            if f:
+                dresser(f, p, d)
+                if d.chance(0.4):
+                    television(f.at(0, 0.2, 0.97), p, d, 0.8)
+        if d.chance(0.5):
+            self.workplace()
+        if d.chance(0.4):
+            f = self.against_wall(0.9, 0.32, 1.9, front=0.3)
+            if f:
+                bookshelf(f, p, d)
+        self.corner_things(d.int(0, 2))
+
+    def workplace(self):
+        d, p = self.dice, self.palette
+        w = d(1.1, 1.5)
+        f = self.against_wall(w, 0.7, 0.76, front=0.75)
+        if f:
+            desk(f, p, d, w)
+            i, s, _ = self.last
+            g = self.facing(i, s + w / 2, 0.95, 0.5, 0.5, 1.0)
+            if g:
+                maker = office_chair if d.chance(0.6) else chair
+                maker(g.at(0, 0.28, 0, math.pi + d(-0.5, 0.5)), p, d)
+        return f
+
+    def _living(self):
+        d, p = self.dice, self.palette
+        seats = d.int(2, 3)
+        w = seats * 0.7 + 0.42
+        f = self.against_wall(w, 0.97, 0.85, front=1.2, corner=0.15, tries=14)
+        if f:
+            sofa(f, p, d, seats)
+            i, s, _ = self.last
+            g = self.facing(i, s + w / 2, 1.65, 1.2, 0.7, 0.45)
+            if g:
+                coffee_table(g, p, d)
+            if d.chance(0.65):
+                x, y, _ = f.world(0, 1.6)
+                self.rug(x, y, d(1.8, 2.4), d(1.3, 1.7), f.yaw)
+            opposite = (i + 2) % 4
+            f2 = self.against_wall(1.4, 0.45, 0.6, walls=[opposite], front=0.5, corner=0.1)
+            if f2:
+                tv_stand(f2, p, d)
+                j, s2, ww = self.last
+                self.walls[j].append((s2, s2 + ww, 0.6, 1.5))
+            n = self.length(i)
+            for side in (-1, 1):
+                if d.chance(0.5):
+                    g = self.facing(i, s + w / 2 + side * (w / 2 + 0.25), 1.75, 1.05, 1.05, 0.85)
+                    if g:
+                        a = side * (math.pi / 2 + d(-0.2, 0.2))
+                        sofa(g.at(0, 0, 0, a).at(0, -0.46), p, d, 1)
+        for _ in range(d.int(1, 2)):
+            w = d(0.7, 1.2)
+            f = self.against_wall(w, 0.34, 2.0, front=0.3)
+            if f:
+                bookshelf(f, p, d, w, d(1.2, min(2.1, self.h - 0.2)))
+        if d.chance(0.45):
+            f = self.on_floor(2.3, 2.0, 0.75, margin=0.1)
+            if f:
+                dining(f, p, d)
+        if d.chance(0.4):
+            f = self.against_wall(1.1, 0.5, 1.0, front=0.3)
+            if f:
+                dresser(f, p, d, 1.1)
+        self.corner_things(d.int(1, 3))
+
+    def _kitchen(self):
+        d, p = self.dice, self.palette
+        i = d.pick([k for k in range(4) if self.length(k) > 2.2] or [0])
+        for _ in range(5):
+            w = min(d(1.8, 3.4), self.length(i) - 0.05)
+            f = self.against_wall(w, 0.63, 0.95, walls=[i], front=0.6, corner=1.0, tries=3)
+            if f:
+                kitchen_run(f, p, d, w)
+                j, s, _ = self.last
+                if self.free_wall(j, s, s + w, 1.4, 2.2):
+                    if d.chance(0.8):
+                        part = w if d.chance(0.3) else w * d(0.3, 0.6)
+                        wall_cabinets(self.wall(j, s + part / 2).at(0, 0.012), p, d, part)
+                    self.walls[j].append((s, s + w, 1.0, 2.2))
+                break
+            i = (i + 1) % 4
+        f = self.against_wall(0.7, 0.7, 1.95, front=0.5, corner=0.6, tries=12)
+        if f:
+            fridge(f, p, d)
+        if d.chance(0.4):
+            f = self.against_wall(0.62, 0.66, 2.05, front=0.5, corner=0.6)
+            if f:
+                oven_tower(f, p, d)
+        if d.chance(0.75):
+            f = self.on_floor(2.2, 1.9, 0.75, margin=0.1, tries=12)
+            if f:
+                dining(f, p, d)
+            else:
+                f = self.on_floor(1.0, 1.0, 0.75, margin=0.1, tries=12)
+                if f:
+                    round_table(f, p, d, 0.8)
+                    clutter(f.at(0, 0, 0.74), p, d, 0.4, 0.3, 2)
+        f = self.against_wall(1.0, 0.45, 0.95, front=0.3)
+        if f and d.chance(0.6):
+            dresser(f, p, d)
+        self.corner_things(d.int(0, 2))
+
+    def _office(self):
+        d, p = self.dice, self.palette
+        for _ in range(d.int(1, 3)):
+            self.workplace()
+        for _ in range(d.int(1, 3)):
+            w = d(0.8, 1.0)
+            h = d.pick((1.0, 1.9))
+            f = self.against_wall(w, 0.36, h, front=0.4)
+            if f:
+                if d.chance(0.65):
+                    bookshelf(f, p, d, w, h)
+                else:
+                    cabinet(f, p, d, w, 0.36, h, 4, 1)
+        if d.chance(0.4):
+            f = self.on_floor(2.0, 1.9, 0.75, margin=0.2)
+            if f:
+                dining(f, p, d)
+        if d.chance(0.35):
+            f = self.on_wall(1.6, 0.85, 2.1)
+            if f:
+                blackboard(f, p, d, 1.5)
+        self.corner_things(d.int(1, 2))
+
+    def _bathroom(self):
+        d, p = self.dice, self.palette
+        f = self.against_wall(1.7, 0.78, 0.6, corner=1.0, tries=16)
+        if f:
+            bathtub(f, p, d)
+        f = self.against_wall(0.85, 0.5, 1.95, front=0.4, tries=16)
+        if f:
+            washstand(f, p, d)
+        f = self.against_wall(0.55, 0.72, 0.8, front=0.3, tries=16)
+        if f:
+            toilet(f, p, d)
+        f = self.on_wall(0.6, 0.7, 1.3)
+        if f:
+            towel(f, p, d)
+        f = self.against_wall(0.5, 0.35, 1.7)
+        if f and d.chance(0.6):
+            bookshelf(f, p, d, 0.5, 1.5, 0.3)
+        if d.chance(0.6):
+            f = self.on_floor(0.9, 0.6, 0.0, margin=0.2)
+            if f:
+                self.rug(f.x, f.y, 0.8, 0.5)
+                self.taken.pop()
+        self.corner_things(d.int(0, 1))
+
+    def _classroom(self):
+        d, p = self.dice, self.palette
+        w = d(2.2, 3.2)
+        f = self.on_wall(w, 0.85, 2.1, walls=[0], tries=10) or self.on_wall(2.0, 0.85, 2.1)
+        if f:
+            blackboard(f, p, d, w if f.yaw == 0 else 2.0)
+        g = self.on_floor(1.5, 0.8, 0.76, margin=0.9, tries=4)
+        if g:
+            desk(g.at(0, -0.35), p, d, 1.4)
+        y = 2.4
+        while y < self.d - 0.9:
+            n = int((self.w - 0.8) / 1.15)
+            for k in range(n):
+                x = self.w / 2 + (k - (n - 1) / 2) * 1.15
+                box = (x - 0.4, y - 0.35, x + 0.4, y + 0.6)
+                if d.chance(0.92) and self.free_floor(box, 0.0) and len(self.scene.kind) < 380:
+                    self.taken.append((*box, 0.8))
+                    student_desk(Frame(self.scene, x + d(-0.05, 0.05), y + d(-0.05, 0.05), 0, d(-0.06, 0.06)), p, d)
+            y += d(1.25, 1.5)
+        f = self.against_wall(1.0, 0.36, 1.9, front=0.3)
+        if f:
+            bookshelf(f, p, d, 1.0)
+        self.corner_things(d.int(0, 2))
+
+    def _corridor(self):
+        d, p = self.dice, self.palette
+        if d.chance(0.6):
+            self.rug(self.w / 2, self.d / 2, min(0.9, self.w * 0.5), self.d * d(0.4, 0.8))
+        if self.w > 1.5:
+            for _ in range(d.int(0, 3)):
+                kind = d.pick(("console", "shelf", "chair", "plant"))
+                f = self.against_wall(0.9, 0.34, 1.0, walls=[1, 3], front=0.6)
+                if f and kind == "console":
+                    cabinet(f, p, d, 0.85, 0.32, 0.8, 2, 2)
+                    clutter(f.at(0, 0.16, 0.8), p, d, 0.6, 0.15, 2)
+                elif f and kind == "shelf":
+                    bookshelf(f, p, d, 0.85, 1.0, 0.3)
+                elif f and kind == "chair":
+                    stool(f, p, d)
+                elif f:
+                    plant(f.at(0, 0.2), p, d, 1.2, 0.3)
+        if d.chance(0.5):
+            f = self.on_wall(1.0, 0.6, 1.8, walls=[1, 3])
+            if f:
+                coats(f, p, d, 0.9)
+
+    def _hall(self):
+        d, p = self.dice, self.palette
+        for _ in range(d.int(1, 3)):
+            f = self.on_floor(1.3, 1.3, 0.5, margin=0.5)
+            if f:
+                d.pick((coffee_table, lambda f, p, d: sofa(f.at(0, -0.4), p, d, 1), lambda f, p, d: plant(f, p, d, 1.5, 0.4)))(f, p, d)
+        f = self.against_wall(2.0, 0.95, 0.85, front=0.5)
+        if f:
+            sofa(f, p, d, 2)
+        f = self.against_wall(1.0, 0.36, 1.9, front=0.3)
+        if f:
+            bookshelf(f, p, d, 1.0)
+        if d.chance(0.5):
+            self.rug(self.w / 2, self.d / 2, 2.0, 2.8)
+        f = self.against_wall(1.1, 0.5, 1.0, front=0.4)
+        if f:
+            dresser(f, p, d, 1.1)
+        f = self.on_wall(1.0, 0.6, 1.8)
+        if f:
+            coats(f, p, d, 0.9)
+        self.corner_things(d.int(1, 3))
+
+    def build(self):
+        d = self.dice
+        self.day = d.chance(0.68)
+        self.sun = self.day and d.chance(0.4)
+        self.has_sun = False
+        self.lights, self.extra_lights = [], []
+        self.surfaces()
+        self.shell()
+        daylit = bool(self.lights)
+        power = d(2.2, 3.6) * (self.w * self.d / 14) ** 0.5
+        if daylit and d.chance(0.6):
+            power *= d(0.15, 0.5)
+        if daylit and d.chance(0.25):
+            power = 0.0
+        n = max(1, round(max(self.w, self.d) / 4.5))
+        tall = self.d > self.w
+        for k in range(n):
+            f = (k + 0.5) / n
+            x, y = (self.w / 2, f * self.d) if tall else (f * self.w, self.d / 2)
+            self.ceiling_lamp(x + d(-0.3, 0.3) * (n == 1), y + d(-0.3, 0.3) * (n == 1), power / n**0.7)
+        self.furnish()
+        lamps = self.scene.lights[:3]  # those of table and floor lamps
+        self.scene.lights = self.lights[:4] + self.extra_lights + lamps
+        # Light that has bounced: tinted by floor and walls.
+        total = sum(sum(q.colour) / 3 * (0.001 if q.colour[0] > 50 else 1) for q in self.scene.lights)
+        size = self.w * self.d
+        level = 0.05 + 0.42 * total / (size + 6)
+        if daylit:
+            level *= 1.15
+        floor, wall = self.floor.c0, self.paint.c0
+        self.scene.ambient_up = tuple(level * x for x in mix(wall, (0.8, 0.8, 0.8), 0.5))
+        self.scene.ambient_down = tuple(0.85 * level * x for x in mix(mix(floor, wall, 0.4), (0.5,) * 3, 0.3))
+        return self
+
+
+SIZES = {  # smallest and largest width × depth
+    "bedroom": ((2.8, 3.2), (4.6, 5.0)),
+    "living": ((3.6, 4.2), (6.0, 7.0)),
+    "kitchen": ((2.4, 3.0), (4.2, 5.2)),
+    "office": ((2.8, 3.2), (5.0, 6.5)),
+    "bathroom": ((1.9, 2.3), (3.0, 3.6)),
+    "classroom": ((5.0, 6.0), (6.5, 8.2)),
+    "corridor": ((1.3, 4.5), (2.2, 9.5)),
+    "hall": ((3.5, 6.0), (6.0, 9.3)),
+}
+_OFTEN = {
+    "bedroom": 26, "living": 24, "kitchen": 15, "office": 14, "bathroom": 9, "classroom": 6,
+    "corridor": 4, "hall": 5,
+}  # fmt: skip
+
+
+# ----------------------------------------------------------------------------------------- camera
+
+
+def intrinsics(size):
+    """fx, fy, cx, cy in pixels of an NYU Kinect image resized to `size` (H, W).
+
+    Pixel centres lie at integer coordinates, so a centre c moves to (c + ½) · scale − ½.
+    """
+    fx, fy, cx, cy = KINECT
+    sy, sx = size[0] / 480, size[1] / 640
+    return fx * sx, fy * sy, (cx + 0.5) * sx - 0.5, (cy + 0.5) * sy - 0.5
+
+
+_PREVIEW = (24, 32)
+
+
+def pose(position, heading, pitch, roll):
+    """A camera as held: heading in the horizontal plane, pitch up, roll clockwise; radians."""
+    ca, sa, cp, sp = math.cos(heading), math.sin(heading), math.cos(pitch), math.sin(pitch)
+    forward = (cp * ca, cp * sa, sp)
+    right = (sa, -ca, 0.0)
+    down = (ca * sp, sa * sp, -cp)
+    c, s = math.cos(roll), math.sin(roll)
+    right, down = (
+        tuple(c * r + s * q for r, q in zip(right, down, strict=True)),
+        tuple(c * q - s * r for r, q in zip(right, down, strict=True)),
+    )
+    return position, tuple(zip(right, down, forward, strict=True))
+
+
+def _candidate(room, d):
+    w, dd = room.w, room.d
+    m = 0.35
+    # People stand near walls and corners, and look into the room.
+    x, y = d(m, w - m), d(m, dd - m)
+    if d.chance(0.7):
+        side = d.int(0, 3)
+        near = d(m, 0.9)
+        if side == 0:
+            y = near
+        elif side == 1:
+            x = w - near
+        elif side == 2:
+            y = dd - near
+        else:
+            x = near
+    z = min(d.pick((d(0.6, 1.8), d(1.2, 1.7))), room.h - 0.3)
+    tx, ty = d(0.15, 0.85) * w, d(0.15, 0.85) * dd
+    heading = math.atan2(ty - y, tx - x) + d(-0.2, 0.2)
+    reach = math.hypot(tx - x, ty - y)
+    pitch = math.atan2(d(0.3, 1.2) - z, max(reach, 1.2)) * d(0.4, 1.0) + d(-0.06, 0.06)
+    return pose((x, y, z), heading, pitch, d(-0.07, 0.07))
+
+
+def _farthest(room, position, rotation):
+    """No point that can be seen has a larger z-depth than this."""
+    return max(
+        sum((c - p) * r[2] for c, p, r in zip((x, y, z), position, rotation, strict=True))
+        for lo, hi in room.spaces
+        for x in (lo[0], hi[0])
+        for y in (lo[1], hi[1])
+        for z in (lo[2], hi[2])
+    )
+
+
+def _find_camera(room, d, solids, count=6):
+    """(score, camera pose): the first good one of `count` candidates; best score 0."""
+    poses = []
+    for _ in range(20 * count):
+        pose_ = _candidate(room, d)
+        if _farthest(room, *pose_) < MAX_DEPTH:
+            poses.append(pose_)
+        if len(poses) == count:
+            break
+    if not poses:
+        return 1e9, None
+    k = intrinsics(_PREVIEW)
+    views = stack_views([Camera(*q, k) for q in poses], [0] * len(poses), "cpu")
+    hits = cast(solids, views, _PREVIEW)
+    depth = hits.depth.flatten(1)
+    low, mid = depth.quantile(0.05, 1), depth.quantile(0.5, 1)
+    label = solids.label[hits.solid.clamp(min=0)].flatten(1)
+    wall = ((label == 0) | (label == 2) | (label == 4)).float().mean(1)
+    kinds = torch.nn.functional.one_hot(label, len(LABELS)).any(1).sum(1)
+    same = (hits.solid.flatten(1) == hits.solid.flatten(1).mode(1)[0][:, None]).float().mean(1)
+    # No camera inside or right before a solid.
+    pos = torch.tensor([q[0] for q in poses])
+    local = (solids.unit[None] @ (pos[:, None] - solids.centre[None])[..., None])[..., 0].abs()
+    local = torch.where((solids.kind == ROUND)[:, None], local, local * solids.half)
+    blocked = (local < solids.half + 0.12).all(-1).any(-1)
+    lost = (hits.solid < 0).flatten(1).any(1)
+    bad = (
+        10 * (blocked | lost)
+        + (0.5 - low).clamp(min=0) * 8
+        + (1.25 - mid).clamp(min=0) * 4
+        + (wall - 0.62).clamp(min=0) * 6
+        + (same - 0.45).clamp(min=0) * 5
+        + (6 - kinds).clamp(min=0) * 0.4
+    )
+    good = (bad <= 0).nonzero()[:, 0]
+    best = int(good[0]) if len(good) else int(bad.argmin())
+    return float(bad[best]), poses[best]
+
+
+def make_room(split, index):
+    """(Room, camera pose): the same for the same arguments, on any machine."""
+    best = None
+    for attempt in range(6):
+        d = Dice("rooms", RENDERER_VERSION, split, index, attempt)
+        room = Room(d, d.weighted(_OFTEN)).build()
+        solids = stack_solids([room.scene], "cpu")
+        for _ in range(2):
+            score, found = _find_camera(room, d, solids)
+            if found is not None and (best is None or score < best[0]):
+                best = (score, room, found)
+            if score <= 0:
+                return best[1:]
+        if best is not None and best[0] < 1.0:
+            break
+    return best[1:]
+
+
+# ------------------------------------------------------------------------------------- photograph
+
+_NOISE = 1 << 20
+
+
+@functools.lru_cache(maxsize=2)
+def _noise_table(device):
+    return torch.randn(_NOISE, generator=torch.Generator().manual_seed(7)).to(device)
+
+
+def _develop(linear, dice, *, exposure=None, clean=False):
+    """Linear RGB (n, 3, H, W), the views of one scene → sRGB-like [0, 1] as a cheap camera gives:
+    exposure and white balance (of the first view, for all), vignetting, softness, noise."""
+    d = dice
+    luma = linear[0].mean(0)
+    # Exposed for the middle of the tones, in part (the camera's programme is not perfect).
+    level = float(luma.clamp(min=1e-3).log().mean().exp())
+    gain = 0.34 / level * 2 ** d(-0.6, 0.55)
+    warm, green = d(-0.09, 0.09), d(-0.03, 0.03)
+    balance = torch.tensor([1 + warm, 1 + green, 1 - warm], device=linear.device)
+    neutral = linear[0].mean((1, 2))
+    auto = (neutral.mean() / neutral.clamp(min=1e-4)) ** d(0.3, 0.9)
+    x = linear * (gain * balance * auto)[:, None, None]
+    contrast = d(0.9, 1.2)
+    x = 1 - torch.exp(-x.clamp_(min=0) * 1.15)
+    x = x.clamp_(min=1e-5) ** (contrast / 2.2)
+    soft, strength = d(0.05, 0.35), d(0.0, 0.22)
+    sigma, chroma = d(0.004, 0.02), d(0.3, 0.8)
+    offsets = [d.int(0, _NOISE - 1) for _ in range(2)]
+    h, w = x.shape[-2:]
+    if not clean:
+        pad = torch.nn.functional.pad(x, (1, 1, 1, 1), mode="replicate")
+        row = pad[..., :, :-2] + pad[..., :, 2:] + 2 * pad[..., :, 1:-1]
+        blur = (row[..., :-2, :] + row[..., 2:, :] + 2 * row[..., 1:-1, :]) / 16
+        x = torch.lerp(x, blur, soft)
+        u = torch.linspace(-1, 1, w, device=x.device)
+        v = torch.linspace(-1, 1, h, device=x.device)
+        x = x * (1 - strength * 0.5 * (u[None] ** 2 + v[:, None] ** 2))
+        table = _noise_table(str(x.device))
+        for i in range(len(x)):
+            at = (offsets[0] + i * 999_983) % _NOISE
+            n = 3 * h * w
+            noise = table.repeat(2 + n // _NOISE)[at : at + n].reshape(3, h, w)
+            grey = noise.mean(0) * 1.7
+            noise = torch.lerp(grey.expand_as(noise), noise, chroma)
+            x[i] += noise * (sigma * (1.4 - 0.9 * x[i]))
+    return x.clamp_(0, 1)
+
+
+def render_room(split, index, *, size=(192, 256), baseline=None, sensor=None, device="cpu", clean=False):
+    """One room: `image` (3, H, W), `depth` (1, H, W), `normal` (3, H, W), `label` (H, W) …"""
+    room, (position, rotation) = make_room(split, index)
+    k = intrinsics(size)
+    cameras = [Camera(position, rotation, k)]
+    if baseline:
+        moved = tuple(p + baseline * r[0] for p, r in zip(position, rotation, strict=True))
+        cameras.append(Camera(moved, rotation, k))
+    out = render([room.scene], [cameras], size, device=device)
+    image = _develop(out["image"][0], Dice("photo", split, index), clean=clean)
+    item = {"image": image[0], "depth": out["depth"][0, :1], "normal": out["normal"][0, 0], "label": out["label"][0, 0]}
+    if baseline:
+        item["right"] = image[1]
+    return item

@@ -1,0 +1,223 @@
+"""Augmentations: functions of an item that change image, depth and camera together.
+
+All draw from torch's generator, so seeds and the DataLoader's workers govern them, and give back a
+new item: image in [0, 1], depth in metres with 0 (no measurement) still 0. Images are resampled
+bilinearly and antialiased, everything that must not be mixed (depth, normals, labels) from the
+nearest pixel centre. That choice is written out at each call instead of left to the type of the
+tensor, because torchvision's default for masks is off by up to half a pixel.
+
+An image-plane map T (3, 3) goes with a map M (3, 3) of the camera frame: `intrinsics` become
+T K M⁻¹ and `normal` becomes M n, so that what a pixel sees stays the same point, seen by the new
+camera. z-depth is untouched by every M used here.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Callable, Iterable
+
+import torch
+from torchvision.transforms import InterpolationMode, v2
+from torchvision.transforms.v2 import functional as tvf
+
+_SMOOTH = ("image",)
+_NEAREST = ("depth", "sparse_depth", "normal", "label")
+
+# Eigenvalues and eigenvectors (columns) of ImageNet's colour covariance, RGB in [0, 1]
+# (Krizhevsky et al., NeurIPS 2012, section 4.1; digits as in fb.resnet.torch).
+_EIGENVALUES = torch.tensor([0.2175, 0.0188, 0.0045])
+_EIGENVECTORS = torch.tensor(
+    [[-0.5675, 0.7192, 0.4009], [-0.5808, -0.0045, -0.8140], [-0.5836, -0.6948, 0.4203]]
+)
+
+
+def meter_augment(
+    item: dict,
+    *,
+    mirror: float = 0.5,
+    channels: float = 0.5,
+    crop: float = 0.5,
+    shift: float = 0.5,
+    smallest: float = 0.8,
+) -> dict:
+    """METER's recipe (Papa et al., TCSVT 2023; released `augmentation.py`), mended.
+
+    mirror, channels, crop, shift: probability of each step.
+    smallest: side of the smallest crop as a part of the image's side.
+
+    1. Mirror left-right. (The original's second, vertical flip does nothing: its step is +1.)
+    2. A permutation of the channels, all six equally likely. The original's 27 index triples may
+       take a channel twice and lose another.
+    3. A random window of the image's shape, anywhere in it, resized back. The original cuts
+       192x256 of a larger image, 0.4 of NYU's sides, with the limits of width and height swapped
+       and at most half the slack. Images here are stored small and depth stays in metres while
+       objects grow, hence the gentler `smallest`.
+    4. Shifting strategy: gamma, brightness and a gain per channel, each U(.9, 1.1), and depth
+       moved by a whole number of centimetres in -10 … 10. Gamma acts on [0, 1] (on the original's
+       0-255 it halves or saturates the image), and depth that is no measurement is not moved;
+       none falls below 1 cm.
+
+    Raises ValueError for an item with a `right` view (see `_check`).
+    """
+    item = _check(item, "meter")
+    h, w = item["image"].shape[-2:]
+    if _happens(mirror):
+        item = _mirror(item)
+    if _happens(channels):
+        item["image"] = item["image"][torch.randperm(3)]
+    if _happens(crop):
+        side = smallest + (1 - smallest) * torch.rand(()).item()
+        ch, cw = max(1, round(h * side)), max(1, round(w * side))
+        top, left = _integer(0, h - ch), _integer(0, w - cw)
+        item = _window(item, top, left, ch, cw, size=(h, w))
+    if _happens(shift):
+        gamma, brightness, *gains = (0.9 + 0.2 * torch.rand(5)).tolist()
+        gains = brightness * torch.tensor(gains).view(3, 1, 1)
+        item["image"] = (item["image"].pow(gamma) * gains).clamp(0, 1)
+        metres = _integer(-10, 10) / 100
+        for name in {"depth", "sparse_depth"} & item.keys():
+            depth = item[name]
+            item[name] = torch.where(depth > 0, (depth + metres).clamp_min(0.01), depth)
+    return item
+
+
+def mff_augment(
+    item: dict,
+    *,
+    mirror: float = 0.5,
+    degrees: float = 5.0,
+    crop: float = 0.95,
+    lighting: float = 0.1,
+    jitter: float = 0.4,
+) -> dict:
+    """The recipe of MFF (Hu et al., WACV 2019, section 4): mirror, rotate, crop, light, colour.
+
+    mirror: probability. degrees: rotation by U(-degrees, degrees), always drawn.
+    crop: the centre, this part of the sides in whole pixels: 240x320 → 228x304.
+    lighting: standard deviation of the noise along ImageNet's colour axes.
+    jitter: brightness, contrast and saturation by U(1 - jitter, 1 + jitter), in random order.
+
+    Rotation is bilinear for the image and nearest for depth; the corners that it fills are black
+    and have depth 0, no measurement. (The original interpolates depth by splines, which mixes
+    the two sides of an edge and rings.) The items become smaller, for the crop is not resized.
+
+    Raises ValueError for an item with a `right` view (see `_check`).
+    """
+    item = _check(item, "mff")
+    h, w = item["image"].shape[-2:]
+    if _happens(mirror):
+        item = _mirror(item)
+    item = _rotate(item, (2 * torch.rand(()).item() - 1) * degrees)
+    ch, cw = max(1, round(h * crop)), max(1, round(w * crop))
+    item = _window(item, (h - ch) // 2, (w - cw) // 2, ch, cw)
+    colour = _EIGENVECTORS @ (torch.randn(3) * lighting * _EIGENVALUES)
+    image = (item["image"] + colour.view(3, 1, 1)).clamp(0, 1)
+    item["image"] = v2.ColorJitter(jitter, jitter, jitter)(image).clamp(0, 1)
+    return item
+
+
+AUGMENTATIONS: dict[str, Callable[[dict], dict]] = {"meter": meter_augment, "mff": mff_augment}
+
+
+def resolve_augmentation(augment: str | Callable | None) -> Callable[[dict], dict] | None:
+    """None and callables as they are, a name from AUGMENTATIONS; for options, `functools.partial`.
+
+    Raises ValueError for an unknown name, TypeError for anything else.
+    """
+    if augment is None or callable(augment):
+        return augment
+    if not isinstance(augment, str):
+        raise TypeError(
+            f"augment is a name ({', '.join(AUGMENTATIONS)}), a function item → item or None, "
+            f"not {type(augment).__name__}"
+        )
+    if augment not in AUGMENTATIONS:
+        raise ValueError(unknown("augmentation", augment, AUGMENTATIONS))
+    return AUGMENTATIONS[augment]
+
+
+def unknown(what: str, given: object, known: Iterable[str]) -> str:
+    """The message for a name that is not known: what was given, what is allowed, what is near."""
+    known = [*known]
+    near = difflib.get_close_matches(str(given), known, n=1)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    return f"Unknown {what} {given!r}.{hint} Known: {', '.join(known)}."
+
+
+def _check(item: dict, name: str) -> dict:
+    """A shallow copy of the item. One view of a stereo pair cannot be mirrored or rotated alone:
+    the mirrored left view is a right one, and depth belongs to the left."""
+    if "right" in item:
+        raise ValueError(
+            f"Augmentation {name!r} mirrors and crops one view, this item has a right view too. "
+            "Load the data set without it (rooms: baseline=None), or pass a function of your own."
+        )
+    return dict(item)
+
+
+def _happens(probability: float) -> bool:
+    return torch.rand(()).item() < probability
+
+
+def _integer(low: int, high: int) -> int:
+    """Uniform in low … high, both included."""
+    return int(torch.randint(low, high + 1, ()))
+
+
+def _apply(item: dict, function: Callable, t: torch.Tensor, m: torch.Tensor | None = None) -> dict:
+    """`function(tensor (C, H, W), interpolation)` on every map, T and M on camera and normals."""
+    out = dict(item)
+    for name in (*_SMOOTH, *_NEAREST):
+        if name in item:
+            value = item[name]
+            smooth = name in _SMOOTH
+            mode = InterpolationMode.BILINEAR if smooth else InterpolationMode.NEAREST_EXACT
+            out[name] = function(value, mode) if value.ndim == 3 else function(value[None], mode)[0]
+    m = torch.eye(3, dtype=torch.float64) if m is None else m
+    if "normal" in out:
+        out["normal"] = torch.einsum("ij,jhw->ihw", m.to(out["normal"]), out["normal"])
+    if "intrinsics" in out:
+        k = out["intrinsics"]
+        out["intrinsics"] = (t @ k.double() @ torch.linalg.inv(m)).to(k.dtype)
+    if "focal" in out:
+        out["focal"] = out["focal"] * t[:2, :2].det().abs().sqrt().item()
+    return out
+
+
+def _mirror(item: dict) -> dict:
+    t = torch.eye(3, dtype=torch.float64)
+    t[0, 0], t[0, 2] = -1, item["image"].shape[-1] - 1
+    m = torch.diag(torch.tensor([-1, 1, 1], dtype=torch.float64))
+    return _apply(item, lambda x, _: tvf.horizontal_flip(x), t, m)
+
+
+def _window(item: dict, top: int, left: int, h: int, w: int, size=None) -> dict:
+    """The window (h, w) at (top, left), resized to `size` where that is given."""
+    size = (h, w) if size is None else size
+    sy, sx = size[0] / h, size[1] / w
+    # Pixel centres are whole numbers: x' + .5 = (x - left + .5) s.
+    t = [[sx, 0, (0.5 - left) * sx - 0.5], [0, sy, (0.5 - top) * sy - 0.5], [0, 0, 1]]
+
+    def cut(x, mode):
+        x = x[:, top : top + h, left : left + w]
+        return tvf.resize(x, size, interpolation=mode, antialias=True) if size != (h, w) else x
+
+    return _apply(item, cut, torch.tensor(t, dtype=torch.float64))
+
+
+def _rotate(item: dict, degrees: float) -> dict:
+    """Counter-clockwise about the image's centre; what comes from outside is 0."""
+    h, w = item["image"].shape[-2:]
+    c, s = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
+    x, y = (w - 1) / 2, (h - 1) / 2
+    m = torch.tensor([[c, s, 0], [-s, c, 0], [0, 0, 1]], dtype=torch.float64)  # y points down
+    t = m.clone()
+    t[0, 2], t[1, 2] = x - c * x - s * y, y + s * x - c * y
+
+    def turn(value, mode):
+        mode = InterpolationMode.NEAREST if mode == InterpolationMode.NEAREST_EXACT else mode
+        fill = 0 if value.is_floating_point() else -1  # labels: no class
+        return tvf.rotate(value, degrees, interpolation=mode, expand=False, fill=fill)
+
+    return _apply(item, turn, t, m)

@@ -1,0 +1,114 @@
+"""The networks, by name."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+from ..checkpoints import Published, fetch, load_weights
+from .base import DepthModel
+from .meter import METER, SIZES
+
+__all__ = ["MODELS", "DepthModel", "build_model", "shipped_weights"]
+
+MODELS: dict[str, Callable[..., DepthModel]] = {name: partial(METER, name) for name in SIZES}
+
+METER_REPOSITORY = "https://raw.githubusercontent.com/lorenzopapa5/METER/HEAD/models"
+
+# (model, dataset) -> the authors' file. The publication ships xs and s too, but no digest of
+# those has been checked, so they are loaded from a path only.
+PUBLISHED: dict[tuple[str, str], Published] = {
+    ("meter_xxs", "nyu"): Published(
+        f"{METER_REPOSITORY}/build_model_best_nyu_xxs",
+        "327cddf3bfc85f4a13b8d18d2f13d8e40cdeb022ea397995c409ef1569bcbb53",
+        "meter_xxs_nyu.pth",
+    ),
+    ("meter_xxs", "kitti"): Published(
+        f"{METER_REPOSITORY}/build_model_best_kitti_xxs",
+        "e55544ae36f9ad74237017fd5f8e761db4b258dbed44623c71ce305d44488bea",
+        "meter_xxs_kitti.pth",
+    ),
+}
+
+
+def build_model(
+    name: str, *, weights: str | Path | None = None, variant: str | None = None, **options
+) -> DepthModel:
+    """Make a network, and fill it.
+
+    Args:
+        name: a key of `MODELS`.
+        weights: None (random), `"published"` (the authors', downloaded once and checked),
+            `"rooms"` (shipped with the suite), or a path or URL of a checkpoint.
+        variant: which shipped weights, with `weights="rooms"`; `"baseline"` by default.
+        options: of the network; METER: `dataset="nyu" | "kitti"`, the convention of its weights.
+
+    Raises:
+        TypeError: unknown option.
+        ValueError: unknown name; weights that do not fit, that do not exist for this network, or
+            that failed their check.
+        FileNotFoundError: no such file; offline and not downloaded yet.
+    """
+    if name not in MODELS:
+        near = difflib.get_close_matches(str(name), MODELS, n=1)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"Unknown model {name!r}. Known models: {', '.join(MODELS)}.{hint}")
+    known = [key for key in inspect.signature(MODELS[name]).parameters if key != "name"]
+    for key in options:
+        if key not in known:
+            raise TypeError(
+                f"Unknown option {key!r} of {name}. Known options: {', '.join(known)}, weights, "
+                "variant."
+            )
+    if variant is not None and weights != "rooms":
+        raise ValueError(f"variant={variant!r} picks shipped weights: it needs weights='rooms'.")
+
+    model = MODELS[name](**options)
+    if weights is None:
+        return model
+    if weights == "published":
+        source = fetch(_published(model))
+    elif weights == "rooms":
+        source = shipped_weights(name, variant or "baseline")
+    elif weights == "imagenet":
+        raise ValueError(f"{name} has no ImageNet weights. Use None, 'published', 'rooms', a path.")
+    elif not Path(weights).suffix and not Path(weights).parent.name and not Path(weights).exists():
+        raise ValueError(
+            f"Unknown weights {weights!r} of {name}. Known: published, rooms; or a path or URL."
+        )
+    else:
+        source = weights
+    load_weights(model, source)
+    return model
+
+
+def shipped_weights(name: str, variant: str = "baseline") -> Path:
+    """The file with the suite's own weights of `name`, trained on rooms.
+
+    Raises:
+        FileNotFoundError: not there; the message lists those that are.
+    """
+    folder = Path(__file__).resolve().parents[2] / "data" / "weights"
+    path = folder / f"{name}_rooms_{variant}.safetensors"
+    if not path.is_file():
+        there = ", ".join(sorted(f.stem for f in folder.glob("*_rooms_*.safetensors"))) or "none"
+        raise FileNotFoundError(
+            f"No shipped weights {path.stem!r} (model {name!r}, variant {variant!r}) in {folder}. "
+            f"Shipped weights: {there}. They come with a checkout; otherwise train them, or pass "
+            "a path as weights=."
+        )
+    return path
+
+
+def _published(model: DepthModel) -> Published:
+    key = (model.name, model.options.get("dataset", ""))
+    if key not in PUBLISHED:
+        known = ", ".join(f"{name} ({dataset})" for name, dataset in PUBLISHED)
+        raise ValueError(
+            f"No published weights of {key[0]} ({key[1]}) with a checked digest are known. Known: "
+            f"{known}. Download the authors' file by hand and pass its path as weights=."
+        )
+    return PUBLISHED[key]

@@ -1,0 +1,297 @@
+"""Augmentations: image, depth and camera stay together, and values stay in their ranges."""
+
+import functools
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.utils.data import DataLoader, Dataset
+
+from mde_utils.data import AUGMENTATIONS
+from mde_utils.data import transforms as module
+from mde_utils.data.transforms import meter_augment, mff_augment, resolve_augmentation
+
+STEPS = ("mirror", "channels", "crop", "shift")
+NO_COLOUR = {
+    "meter": functools.partial(meter_augment, channels=0, shift=0),
+    "mff": functools.partial(mff_augment, lighting=0, jitter=0),
+}
+SIZES = st.tuples(st.integers(24, 60), st.integers(24, 60))
+
+
+def ramp(h, w):
+    """Every pixel says where it was: image (x/w, y/h), label x + w y, depth 1 + x + w y."""
+    y, x = torch.meshgrid(torch.arange(h), torch.arange(w), indexing="ij")
+    return {
+        "image": torch.stack([x / w, y / h, torch.full((h, w), 0.5)]),
+        "depth": (1.0 + x + w * y)[None],
+        "label": x + w * y,
+        "normal": torch.nn.functional.normalize(torch.randn(3, h, w), dim=0),
+        "intrinsics": torch.tensor([[1.1 * w, 0, 0.48 * w], [0, 1.12 * w, 0.53 * h], [0, 0, 1]]),
+        "focal": torch.tensor(1.1 * w),
+        "name": "ramp",
+    }
+
+
+def picture(h=40, w=52):
+    depth = 0.5 + 9 * torch.rand(1, h, w)
+    depth[torch.rand(1, h, w) < 0.2] = 0
+    return {"image": torch.rand(3, h, w), "depth": depth}
+
+
+def seeds(n=40):
+    for seed in range(n):
+        torch.manual_seed(seed)
+        yield seed
+
+
+# ---- geometry ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", NO_COLOUR)
+@settings(deadline=None, max_examples=40)
+@given(size=SIZES, seed=st.integers(0, 10**6))
+def test_image_depth_and_label_stay_aligned(name, size, seed):
+    h, w = size
+    item = ramp(h, w)
+    torch.manual_seed(seed)
+    out = NO_COLOUR[name](item)
+    valid = out["depth"][0] > 0
+    where = out["depth"][0].long() - 1
+    assert torch.equal(out["label"][valid], where[valid])
+    assert (out["label"][~valid] == -1).all()
+    # Away from the borders, where bilinear interpolation meets what is outside.
+    inner = torch.zeros_like(valid)
+    inner[4:-4, 4:-4] = True
+    inner &= valid
+    x, y = where % w, where // w
+    # Nearest is off by half a pixel of the source at most (and rounding of the image's ramp).
+    assert (out["image"][0] * w - x)[inner].abs().max() <= 0.51
+    assert (out["image"][1] * h - y)[inner].abs().max() <= 0.51
+
+
+@pytest.mark.parametrize("name", NO_COLOUR)
+@settings(deadline=None, max_examples=40)
+@given(size=SIZES, seed=st.integers(0, 10**6))
+def test_camera_and_normals_follow(name, size, seed):
+    """A pixel's point and normal, in the new camera, are the old ones turned by one map."""
+    h, w = size
+    item = ramp(h, w)
+    torch.manual_seed(seed)
+    out = NO_COLOUR[name](item)
+    y, x = torch.nonzero(out["depth"][0] > 0, as_tuple=True)
+    where = out["depth"][0, y, x].long() - 1
+
+    def rays(k, u, v):
+        pixels = torch.stack([u, v, torch.ones_like(u)]).double()
+        return torch.linalg.inv(k.double()) @ pixels
+
+    before = rays(item["intrinsics"], where % w, where // w)
+    after = rays(out["intrinsics"], x, y)
+    n_before = item["normal"][:, where // w, where % w].double()
+    n_after = out["normal"][:, y, x].double()
+    m = n_after @ torch.linalg.pinv(n_before)
+    assert torch.allclose(m @ m.T, torch.eye(3).double(), atol=1e-5)  # no shear, no scale
+    assert torch.allclose(m[2], torch.tensor([0, 0, 1.0]).double(), atol=1e-5)  # z stays z
+    # Half a pixel of the source, in either direction, at the focal length of about 1.1 w.
+    assert (m @ before - after).abs().max() * 1.1 * w <= 0.75
+
+
+def test_mirror_is_its_own_inverse_and_turns_normals():
+    item = ramp(10, 14)
+    once = module._mirror(item)
+    assert torch.equal(once["image"], item["image"].flip(-1))
+    assert torch.equal(once["normal"][0], -item["normal"][0].flip(-1))
+    assert once["intrinsics"][0, 2].item() == pytest.approx(13 - 0.48 * 14)
+    twice = module._mirror(once)
+    for name in ("image", "depth", "label", "normal", "focal"):
+        assert torch.equal(twice[name], item[name])
+    assert torch.allclose(twice["intrinsics"], item["intrinsics"])
+
+
+def test_zoom_scales_the_focal_length():
+    item = ramp(20, 30)
+    out = module._window(item, 2, 3, 10, 15, size=(20, 30))
+    assert out["focal"].item() == pytest.approx(2 * item["focal"].item())
+    assert out["intrinsics"][0, 0].item() == pytest.approx(2 * item["intrinsics"][0, 0].item())
+
+
+def test_mff_sizes_are_those_of_the_paper():
+    out = mff_augment(picture(240, 320))
+    assert out["image"].shape == (3, 228, 304) and out["depth"].shape == (1, 228, 304)
+
+
+def test_meter_keeps_the_size():
+    for _ in seeds(10):
+        out = meter_augment(picture(41, 53), crop=1, smallest=0.3)
+        assert out["image"].shape == (3, 41, 53) and out["depth"].shape == (1, 41, 53)
+
+
+def test_rotation_marks_filled_corners_as_no_measurement():
+    item = picture(40, 60) | {"depth": torch.full((1, 40, 60), 3.0)}
+    out = module._rotate(item, 5.0)
+    corners = out["depth"][0, [0, 0, -1, -1], [0, -1, 0, -1]]
+    assert (corners == 0).all() and {*out["depth"].unique().tolist()} == {0.0, 3.0}
+    filled = (out["depth"] == 0).float().mean().item()
+    assert 0.02 < filled < 0.1
+
+
+@pytest.mark.parametrize("degrees", [-5.0, 0.0, 5.0])
+def test_rotation_moves_the_principal_point_with_the_image(degrees):
+    item = ramp(40, 60)
+    k = module._rotate(item, degrees)["intrinsics"]
+    # Counter-clockwise on a screen whose y points down, about the centre of the image.
+    c, s = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
+    dx, dy = 0.48 * 60 - 29.5, 0.53 * 40 - 19.5
+    assert k[:2, 2].tolist() == pytest.approx([29.5 + c * dx + s * dy, 19.5 - s * dx + c * dy])
+
+
+# ---- values -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", AUGMENTATIONS)
+def test_ranges_hold_and_the_given_item_is_untouched(name):
+    for _ in seeds():
+        item = picture()
+        copy = {k: v.clone() for k, v in item.items()}
+        out = AUGMENTATIONS[name](item)
+        assert out["image"].dtype == out["depth"].dtype == torch.float32
+        assert 0 <= out["image"].min() and out["image"].max() <= 1
+        assert (out["depth"] >= 0).all() and out["depth"].isfinite().all()
+        assert all(torch.equal(item[k], copy[k]) for k in copy)
+
+
+@pytest.mark.parametrize("image", [torch.zeros(3, 24, 32), torch.ones(3, 24, 32)])
+@pytest.mark.parametrize("name", AUGMENTATIONS)
+def test_black_and_white_stay_numbers(name, image):
+    for _ in seeds(10):
+        out = AUGMENTATIONS[name]({"image": image, "depth": torch.zeros(1, 24, 32)})
+        assert out["image"].isfinite().all() and (out["depth"] == 0).all()
+
+
+def test_shift_moves_measurements_alike_and_nothing_else():
+    shifts = set()
+    for _ in seeds(200):
+        item = picture()
+        out = meter_augment(item, mirror=0, channels=0, crop=0, shift=1)
+        valid = item["depth"] > 0
+        assert (out["depth"][~valid] == 0).all()
+        moved = (out["depth"] - item["depth"])[valid]
+        assert moved.max() - moved.min() < 1e-5
+        shifts.add(round(moved.mean().item() * 100))
+    assert shifts == {*range(-10, 11)}
+
+
+def test_shift_leaves_nearby_depth_positive():
+    near = {"image": torch.rand(3, 8, 8), "depth": torch.full((1, 8, 8), 0.03)}
+    for _ in seeds():
+        assert meter_augment(near, shift=1)["depth"].min() >= 0.01 - 1e-9
+
+
+def test_sparse_depth_shifts_with_depth():
+    item = picture()
+    item["sparse_depth"] = torch.where(torch.rand_like(item["depth"]) < 0.1, item["depth"], 0)
+    for _ in seeds(10):
+        out = meter_augment(item)
+        sparse = out["sparse_depth"] > 0
+        assert torch.equal(out["sparse_depth"][sparse], out["depth"][sparse])
+
+
+def test_gamma_is_gentle():
+    """On [0, 1] the recipe's gamma, brightness and gains move a mid grey by a quarter at most."""
+    grey = {"image": torch.full((3, 8, 8), 0.5), "depth": torch.ones(1, 8, 8)}
+    values = [meter_augment(grey, shift=1)["image"].mean((1, 2)) for _ in seeds()]
+    assert 0.37 < torch.stack(values).min() and torch.stack(values).max() < 0.66
+    assert torch.stack(values).std() > 0.02
+
+
+def test_channels_are_permuted_never_repeated():
+    item = {"image": torch.tensor([0.1, 0.5, 0.9]).view(3, 1, 1).expand(3, 8, 8)}
+    item["depth"] = torch.ones(1, 8, 8)
+    seen = set()
+    for _ in seeds(100):
+        out = meter_augment(item, mirror=0, channels=1, crop=0, shift=0)
+        seen.add(tuple(round(v, 1) for v in out["image"][:, 0, 0].tolist()))
+    assert len(seen) == 6 and all(sorted(order) == [0.1, 0.5, 0.9] for order in seen)
+
+
+def test_crops_reach_every_border():
+    """The original swaps the limits of width and height and stops half way."""
+    item = ramp(30, 50)
+    reached = set()
+    for _ in seeds(300):
+        out = meter_augment(item, mirror=0, channels=0, crop=1, shift=0, smallest=0.5)
+        rows, columns = (out["label"] // 50).unique(), (out["label"] % 50).unique()
+        reached |= {("top", rows[0] == 0), ("bottom", rows[-1] == 29)}
+        reached |= {("left", columns[0] == 0), ("right", columns[-1] == 49)}
+    sides = {(side, bool(at)) for side, at in reached}
+    assert sides == {(s, at) for s in ("top", "bottom", "left", "right") for at in (True, False)}
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_probabilities(step):
+    off = dict.fromkeys(STEPS, 0.0)
+    item = ramp(24, 32)
+    for _ in seeds(5):
+        out = meter_augment(item, **off)
+        assert all(torch.equal(out[k], item[k]) for k in ("image", "depth", "normal"))
+    changed = 0
+    for _ in seeds(200):
+        out = meter_augment(item, **{**off, step: 0.5})
+        changed += not torch.equal(out["image"], item["image"])
+    assert 50 < changed < 135  # one permutation in six is the identity
+
+
+# ---- chance, errors ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", AUGMENTATIONS)
+def test_torch_seed_decides(name):
+    item, augment = picture(), AUGMENTATIONS[name]
+    torch.manual_seed(3)
+    first = augment(item)
+    second = augment(item)
+    torch.manual_seed(3)
+    again = augment(item)
+    assert torch.equal(first["image"], again["image"])
+    assert not torch.equal(first["image"], second["image"])
+
+
+class Same(Dataset):
+    def __len__(self):
+        return 8
+
+    def __getitem__(self, index):
+        torch_only = {"image": torch.full((3, 24, 32), 0.4), "depth": torch.ones(1, 24, 32)}
+        return meter_augment(torch_only, shift=1)
+
+
+def test_workers_draw_differently_and_repeatably():
+    def draw(seed):
+        generator = torch.Generator().manual_seed(seed)
+        loader = DataLoader(Same(), batch_size=1, num_workers=2, generator=generator)
+        return torch.cat([batch["image"].mean((1, 2, 3)) for batch in loader])
+
+    first = draw(0)
+    assert len(first.unique()) > 6 and torch.equal(first, draw(0))
+    assert not torch.equal(first, draw(1))
+
+
+@pytest.mark.parametrize("name", AUGMENTATIONS)
+def test_a_stereo_pair_is_refused(name):
+    item = picture()
+    with pytest.raises(ValueError, match=f"'{name}'.*right view.*baseline=None"):
+        AUGMENTATIONS[name](item | {"right": item["image"]})
+
+
+def test_resolve():
+    assert resolve_augmentation(None) is None
+    assert resolve_augmentation("mff") is mff_augment
+    own = functools.partial(meter_augment, shift=0)
+    assert resolve_augmentation(own) is own
+    with pytest.raises(ValueError, match="Unknown augmentation 'meters'. Did you mean 'meter'?"):
+        resolve_augmentation("meters")
+    with pytest.raises(TypeError, match="not list"):
+        resolve_augmentation([])

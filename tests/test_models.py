@@ -1,0 +1,181 @@
+"""The registry, the contract of DepthModel, and where weights come from."""
+
+import hashlib
+import urllib.error
+
+import pytest
+import torch
+
+from mde_utils import checkpoints, models
+from mde_utils.checkpoints import Published, fetch, save_weights
+from mde_utils.models import MODELS, build_model, shipped_weights
+from mde_utils.models.base import DepthModel
+
+
+class Tiny(DepthModel):
+    input_names = ("focal",)
+
+    def __init__(self):
+        super().__init__("tiny", {"conv": "conv"}, metres_per_unit=0.5)
+        self.conv = torch.nn.Conv2d(3, 1, 1)
+
+    def forward_raw(self, x, focal=None):
+        return self.conv(x) * (1 if focal is None else focal)
+
+
+def test_forward_is_normalise_then_raw_then_metres():
+    model = Tiny()
+    image = torch.rand(2, 3, 5, 7)
+    mean = torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1)
+    std = torch.tensor([0.229, 0.224, 0.225]).view(1, 3, 1, 1)
+    torch.testing.assert_close(model(image), model.forward_raw((image - mean) / std) * 0.5)
+    torch.testing.assert_close(model(image, focal=2.0), 2 * model(image))
+
+
+def test_normalisation_follows_the_model_and_stays_out_of_the_state_dict():
+    model = Tiny().double()
+    assert model.mean.dtype == torch.float64
+    assert set(model.state_dict()) == {"conv.weight", "conv.bias"}
+
+
+@pytest.mark.parametrize(
+    "image, error, says",
+    [
+        (torch.zeros(1, 3, 8, 8, dtype=torch.uint8), TypeError, "uint8.*255"),
+        (torch.rand(3, 8, 8), ValueError, r"\(3, 8, 8\)"),
+        (torch.rand(1, 1, 8, 8), ValueError, r"\(1, 1, 8, 8\)"),
+        (torch.rand(1, 3, 8, 8) * 255, ValueError, r"\[0, 1\]"),
+        (torch.rand(1, 3, 8, 8) * 4 - 2, ValueError, "forward_raw"),
+        ("picture.jpg", TypeError, "str"),
+    ],
+)
+def test_wrong_images_are_refused(image, error, says):
+    with pytest.raises(error, match=says):
+        Tiny()(image)
+
+
+def test_unknown_input_is_refused():
+    with pytest.raises(TypeError, match="Unknown input 'sparse_depth' of tiny.*focal"):
+        Tiny()(torch.rand(1, 3, 8, 8), sparse_depth=None)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_taps_name_modules_that_run_in_order(name):
+    model = build_model(name).eval()
+    seen = []
+    handles = [
+        model.get_submodule(path).register_forward_hook(lambda *_, tap=tap: seen.append(tap))
+        for tap, path in model.taps.items()
+    ]
+    with torch.no_grad():
+        model(torch.rand(1, 3, 64, 64))
+    for handle in handles:
+        handle.remove()
+    assert sorted(seen) == sorted(model.taps)
+    assert model.name == name
+
+
+@pytest.mark.parametrize(
+    "call, error, says",
+    [
+        (lambda: build_model("meter_xxl"), ValueError, "Known models: meter_xxs.*Did you mean"),
+        (lambda: build_model("mff_resnet50"), ValueError, "Unknown model 'mff_resnet50'"),
+        (lambda: build_model("meter_xxs", depth=3), TypeError, "option 'depth'.*dataset"),
+        (lambda: build_model("meter_xxs", dataset="nuy"), ValueError, "nyu, kitti"),
+        (lambda: build_model("meter_xxs", weights="imagenet"), ValueError, "no ImageNet"),
+        (lambda: build_model("meter_s", weights="published"), ValueError, "by hand"),
+        (lambda: build_model("meter_xxs", weights="publisht"), ValueError, "published, rooms"),
+        (lambda: build_model("meter_xxs", weights="no/such.pth"), FileNotFoundError, "such.pth"),
+        (lambda: build_model("meter_xxs", variant="assign"), ValueError, "weights='rooms'"),
+        (
+            lambda: build_model("meter_xxs", weights="rooms", variant="nonsense"),
+            FileNotFoundError,
+            "meter_xxs_rooms_nonsense.*Shipped weights: ",
+        ),
+    ],
+)
+def test_wrong_requests_are_refused(call, error, says):
+    with pytest.raises(error, match=says):
+        call()
+
+
+def test_shipped_weights_all_load():
+    folder = shipped_weights.__globals__["Path"](models.__file__).resolve().parents[2]
+    files = sorted((folder / "data" / "weights").glob("*_rooms_*.safetensors"))
+    for file in files:
+        name, variant = file.stem.split("_rooms_")
+        build_model(name, weights="rooms", variant=variant)
+
+
+def fake_web(monkeypatch, content):
+    """Serve `content` for every download; an exception is raised."""
+    asked = []
+
+    def download(url, path, **_):
+        asked.append(url)
+        if isinstance(content, Exception):
+            raise content
+        with open(path, "wb") as file:
+            file.write(content)
+
+    monkeypatch.setattr(torch.hub, "download_url_to_file", download)
+    return asked
+
+
+def test_published_weights_are_downloaded_once_and_checked(tmp_path, monkeypatch):
+    monkeypatch.setenv("MDE_CACHE", str(tmp_path / "cache"))
+    original = build_model("meter_xxs")
+    torch.save(original.state_dict(), tmp_path / "authors.pth")
+    content = (tmp_path / "authors.pth").read_bytes()
+    asked = fake_web(monkeypatch, content)
+    file = models.PUBLISHED["meter_xxs", "nyu"]
+    digest = hashlib.sha256(content).hexdigest()
+    monkeypatch.setitem(models.PUBLISHED, ("meter_xxs", "nyu"), file._replace(sha256=digest))
+    for _ in range(2):
+        model = build_model("meter_xxs", weights="published")
+        for key, value in model.state_dict().items():
+            assert torch.equal(value, original.state_dict()[key])
+    assert asked == [file.url]
+
+
+def test_a_wrong_digest_is_deleted_and_refused(tmp_path, monkeypatch):
+    monkeypatch.setenv("MDE_CACHE", str(tmp_path))
+    fake_web(monkeypatch, b"something else")
+    with pytest.raises(ValueError, match="expected 327cddf3.*deleted"):
+        build_model("meter_xxs", weights="published")
+    assert not list(tmp_path.rglob("*.pth"))
+
+
+def test_offline_says_what_to_do(tmp_path, monkeypatch):
+    monkeypatch.setenv("MDE_CACHE", str(tmp_path))
+    fake_web(monkeypatch, urllib.error.URLError("no route"))
+    with pytest.raises(FileNotFoundError, match="put it at .*meter_xxs_kitti.pth.*weights="):
+        build_model("meter_xxs", weights="published", dataset="kitti")
+
+
+def test_weights_from_an_address(tmp_path, monkeypatch):
+    monkeypatch.setenv("MDE_CACHE", str(tmp_path / "cache"))
+    original = build_model("meter_xxs")
+    path = save_weights(original, tmp_path / "a.safetensors")
+    fake_web(monkeypatch, path.read_bytes())
+    model = build_model("meter_xxs", weights="https://example.org/a.safetensors?download=1")
+    assert torch.equal(model.decoder.conv2d_out.weight, original.decoder.conv2d_out.weight)
+
+
+def test_addresses_that_end_alike_do_not_collide(tmp_path, monkeypatch):
+    fake_web(monkeypatch, b"x")
+    one, two = (fetch(Published(f"https://{h}/w.pth"), folder=tmp_path) for h in ("a.org", "b.org"))
+    assert one != two
+
+
+def test_weights_of_another_convention_are_refused(tmp_path):
+    path = save_weights(build_model("meter_xxs", dataset="kitti"), tmp_path / "k.safetensors")
+    with pytest.raises(ValueError, match="dataset='kitti'"):
+        build_model("meter_xxs", weights=path)
+    assert build_model("meter_xxs", weights=path, dataset="kitti").metres_per_unit == 0.1
+
+
+def test_checkpoints_know_nothing_of_models():
+    assert not any(
+        "models" in str(getattr(v, "__module__", "")) for v in vars(checkpoints).values()
+    )
