@@ -106,10 +106,10 @@ def main() -> None:
         "# An epoch from the cache",
         "",
         f"{len(cached)} NYU training frames, 192x256, DataLoader with num_workers=0, shuffled, "
-        f"one thread, median of {REPEATS} epochs in turns; {here['cpu']}, {here['cores']} cores, torch "
-        f"{here['versions']['torch']}. Decoding is the METER notebook's way (PIL, per item). The "
-        "cache is read with `collate_fn=collate`; the last two columns take torch's own collate, "
-        "which copies the batch once more.",
+        f"one thread, median of {REPEATS} epochs in turns; {here['cpu']}, {here['cores']} cores, "
+        f"torch {here['versions']['torch']}. Decoding is the METER notebook's way (PIL, per item). "
+        "The cache is read with `collate_fn=collate`; the last two columns take torch's own "
+        "collate, which copies the batch once more.",
         "",
         f"Building the cache: {build:.1f} s, {megabytes:.0f} MB.",
         "",

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from mde_utils.activations import tap
+from mde_utils.activations import evaluating, tap
 from mde_utils.checkpoints import write_safetensors
 from mde_utils.data.loading import batches
 from mde_utils.depth_bins import DepthBins, depth_range, find_range
@@ -219,7 +219,6 @@ class Dissection:
         return layer
 
 
-@torch.no_grad()
 def dissect(
     model: nn.Module,
     dataset,
@@ -267,27 +266,22 @@ def dissect(
     inputs = tuple(getattr(model, "input_names", ()))
     sums: dict[str, Tensor] = {}
     pixels: dict[str, Tensor] = {}
-    training = model.training
-    model.eval()
-    try:
-        with tap(model, layers, grids=grids) as acts:
-            for batch in tqdm(
-                batches(dataset, indices, batch_size, ("image", "depth", *inputs)),
-                total=math.ceil(len(indices) / max(batch_size, 1)),
-                desc="dissect",
-                leave=False,
-                disable=None,
-            ):
-                batch = {k: v.to(device, non_blocking=True) for k, v in batch.items()}
-                model(batch["image"], **{k: batch[k] for k in inputs})
-                if given is None:
-                    given = {k: layer_bins(acts[k].shape[1], span) for k in layers}
-                pooled = pool_layers({k: acts[k] for k in layers}, batch["depth"], given)
-                for layer, (s, n) in pooled.items():
-                    sums[layer] = sums.get(layer, 0) + s
-                    pixels[layer] = pixels.get(layer, 0) + n
-    finally:
-        model.train(training)
+    with evaluating(model), tap(model, layers, grids=grids) as acts:
+        for _, batch in tqdm(
+            batches(dataset, indices, batch_size, ("image", "depth", *inputs)),
+            total=math.ceil(len(indices) / max(batch_size, 1)),
+            desc="dissect",
+            leave=False,
+            disable=None,
+        ):
+            batch = {k: v.to(device, non_blocking=True) for k, v in batch.items()}
+            model(batch["image"], **{k: batch[k] for k in inputs})
+            if given is None:
+                given = {k: layer_bins(acts[k].shape[1], span) for k in layers}
+            pooled = pool_layers({k: acts[k] for k in layers}, batch["depth"], given)
+            for layer, (s, n) in pooled.items():
+                sums[layer] = sums.get(layer, 0) + s
+                pixels[layer] = pixels.get(layer, 0) + n
 
     if world > 1:
         sums, pixels = _reduce(sums, pixels)

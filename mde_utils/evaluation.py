@@ -9,13 +9,15 @@ from __future__ import annotations
 import difflib
 import math
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from .activations import evaluating
+from .data.loading import batches
+from .depth_bins import find_range
 
 THRESHOLDS = {
     "d1": 1.25,
@@ -166,21 +168,19 @@ def evaluate(
         protocol: a key of `PROTOCOLS`.
         device: where to run; by default where the model is. The model is moved there.
         cap: farthest depth in metres that counts, where the protocol has a cap; by default the
-            end of the data set's `depth_range`, else of the model's.
+            end of the data set's `depth_range`, else of the model's, else (with a warning) NYU's.
 
     Returns:
         the metrics of `compute_metrics`, averaged over images, and `n`, the number of images
         used. Images without a valid pixel are left out, with a warning.
 
     Raises:
-        ValueError: unknown protocol, no cap known, empty data set, no valid pixel at all, a
+        ValueError: unknown protocol, empty data set, no valid pixel at all, a
             prediction that is not finite or not (b, 1, h, w).
     """
     rules = _protocol(protocol)
     if rules.capped and cap is None:
-        cap = _find_cap(model, dataset)
-    if batch_size < 1:
-        raise ValueError(f"batch_size must be at least 1, got {batch_size}.")
+        cap = find_range(dataset, model)[1]
     if len(dataset) == 0:
         raise ValueError("The data set is empty: there is nothing to evaluate.")
     if device is None:
@@ -192,8 +192,9 @@ def evaluate(
     inputs = tuple(getattr(model, "input_names", ()))
     totals: dict[str, Tensor] = {}
     used = 0
-    with _evaluation_mode(model):
-        for names, batch in _batches(dataset, batch_size, ("image", "depth", *inputs)):
+    with evaluating(model):
+        everything = range(len(dataset))
+        for names, batch in batches(dataset, everything, batch_size, ("image", "depth", *inputs)):
             batch = {key: value.to(device, non_blocking=True) for key, value in batch.items()}
             target = batch["depth"].float()
             pred = model(batch["image"], **{key: batch[key] for key in inputs})
@@ -224,64 +225,6 @@ def evaluate(
     if rules.pooled_rms:
         result = _finish(result, pooled_rms=False)
     return {**result, "n": used}
-
-
-def _find_cap(model: nn.Module, dataset) -> float:
-    while dataset is not None:  # a Subset knows its data set
-        if getattr(dataset, "depth_range", None) is not None:
-            return float(dataset.depth_range[1])
-        dataset = getattr(dataset, "dataset", None)
-    if getattr(model, "depth_range", None) is not None:
-        return float(model.depth_range[1])
-    raise ValueError(
-        "The protocol caps depth, but neither the data set nor the model has a depth_range. "
-        "Pass cap=10.0 (indoors, NYU) or cap=80.0 (streets, KITTI)."
-    )
-
-
-@contextmanager
-def _evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode without gradient; every module gets its own mode back (frozen ones too)."""
-    modes = {module: module.training for module in model.modules()}
-    try:
-        model.eval()
-        with torch.no_grad():
-            yield
-    finally:
-        for module, training in modes.items():
-            module.training = training
-
-
-def _batches(dataset, batch_size: int, keys: tuple[str, ...]) -> Iterator[tuple[list, dict]]:
-    """(names, stacked tensors) in order; a batch ends early where the sizes change."""
-    fetch = getattr(dataset, "__getitems__", None) or (lambda ids: [dataset[i] for i in ids])
-    for start in range(0, len(dataset), batch_size):
-        indices = range(start, min(start + batch_size, len(dataset)))
-        run, shape = [], None
-        for index, item in zip(indices, fetch(list(indices)), strict=True):
-            name = item.get("name", f"image {index}")
-            if missing := [key for key in keys if key not in item]:
-                raise ValueError(
-                    f"{name} has no {missing[0]!r}. Evaluation needs {', '.join(keys)}; the item "
-                    f"has {', '.join(item)}."
-                )
-            tensors = {key: torch.as_tensor(item[key]) for key in keys}
-            if tensors["depth"].ndim != 3 or len(tensors["depth"]) != 1:
-                raise ValueError(
-                    f"The depth of {name} must be (1, h, w), got {tuple(tensors['depth'].shape)}."
-                )
-            new_shape = [value.shape for value in tensors.values()]
-            if run and new_shape != shape:
-                yield _stack(run)
-                run = []
-            run.append((name, tensors))
-            shape = new_shape
-        yield _stack(run)
-
-
-def _stack(run: list) -> tuple[list, dict]:
-    names = [name for name, _ in run]
-    return names, {key: torch.stack([item[key] for _, item in run]) for key in run[0][1]}
 
 
 def _to_size(pred: Tensor, target: Tensor, names: list, *, align_corners: bool) -> Tensor:

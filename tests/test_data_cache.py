@@ -63,7 +63,7 @@ class Toy(CachedDataset):
         }
 
     def extras(self, index):
-        return {"name": f"toy/{index}", "focal": torch.tensor(float(index))}
+        return {"name": f"toy/{index}", "focal": float(index)}
 
 
 @pytest.fixture(autouse=True)
@@ -96,7 +96,8 @@ def test_items_have_the_types_and_values_of_the_contract(cache):
     assert torch.equal(item["label"], torch.from_numpy(stored["label"]).long())
     assert torch.equal(item["flow"], torch.from_numpy(stored["flow"]))
     assert item["name"] == "toy/7" and item["focal"] == 7
-    assert all(item[k].dtype == torch.float32 for k in ("image", "right", "depth", "normal"))
+    for k in ("image", "right", "depth", "sparse_depth", "normal", "focal"):
+        assert item[k].dtype == torch.float32
 
 
 def test_zero_normals_stay_zero(monkeypatch):

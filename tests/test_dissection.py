@@ -206,7 +206,7 @@ def test_tokens_of_a_vision_transformer():
         ({"bins": {"other": None}}, r"no bins for the layers \['wide'\]"),
         ({"batch_size": 0}, "batch_size must be at least 1"),
         ({"distributed": True}, "accelerate launch"),
-        ({"dataset": [{"image": torch.rand(3, 8, 8)}]}, "Item 0 has no depth; it has image"),
+        ({"dataset": [{"image": torch.rand(3, 8, 8)}]}, "image 0 has no 'depth'; it has image"),
     ],
 )
 def test_bad_arguments(net, arguments, message):

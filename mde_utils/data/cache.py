@@ -131,11 +131,18 @@ class CachedDataset(Dataset):
     # ---- for the subclass -----------------------------------------------------------------
 
     def produce(self, indices: list[int]) -> Iterable[dict[str, np.ndarray]]:
-        """The records of `indices`, in this order, each with every field."""
+        """The records of `indices`, in this order, each with every field.
+
+        Threads may help, forked processes may not: they would inherit a shard's lock and keep it
+        when this process is killed.
+        """
         raise NotImplementedError(f"{type(self).__name__} must define produce(indices)")
 
     def extras(self, index: int) -> dict:
-        """What belongs to an item and is not stored: name, intrinsics, focal, …"""
+        """What belongs to an item and is not stored: name, intrinsics, focal, …
+
+        Floats become float32 tensors in the item, for collating makes float64 of them.
+        """
         return {}
 
     # ---- reading --------------------------------------------------------------------------
@@ -152,7 +159,11 @@ class CachedDataset(Dataset):
         batch = self._read(indices) if self.cache_folder else self._make(indices)
         columns = {name: values.unbind() for name, values in batch.items()}
         items = Batch(
-            {name: column[i] for name, column in columns.items()} | self.extras(index)
+            {name: column[i] for name, column in columns.items()}
+            | {
+                name: torch.tensor(value) if isinstance(value, float) else value
+                for name, value in self.extras(index).items()
+            }
             for i, index in enumerate(indices)
         )
         if self.augment is not None:

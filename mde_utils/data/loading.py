@@ -10,34 +10,38 @@ from torch import Tensor
 
 def batches(
     dataset, indices: Sequence[int], batch_size: int, fields: Iterable[str]
-) -> Iterator[dict[str, Tensor]]:
-    """Stacked fields of the items at ``indices``, in order.
+) -> Iterator[tuple[list[str], dict[str, Tensor]]]:
+    """Names and stacked fields of the items at ``indices``, in order.
 
-    Any data set will do, a plain list too. Items of another size than the one before start a new
-    batch, so images of mixed sizes are taken one size at a time.
+    Any data set will do, a plain list too. A batch ends early where the sizes change, so images of
+    mixed sizes are taken one size at a time.
 
     Raises:
-        ValueError: ``batch_size`` below 1, or an item that lacks a field.
+        ValueError: ``batch_size`` below 1, an item that lacks a field, or depth not (1, h, w).
     """
     if batch_size < 1:
-        raise ValueError(f"batch_size must be at least 1; got {batch_size}.")
+        raise ValueError(f"batch_size must be at least 1, got {batch_size}.")
     fields = tuple(fields)
-    fetch = getattr(dataset, "__getitems__", lambda chunk: [dataset[i] for i in chunk])
+    fetch = getattr(dataset, "__getitems__", None) or (lambda ids: [dataset[i] for i in ids])
     for start in range(0, len(indices), batch_size):
         chunk = list(indices[start : start + batch_size])
-        run: list[dict] = []
+        names: list[str] = []
+        run: list[dict[str, Tensor]] = []
         for index, item in zip(chunk, fetch(chunk), strict=True):
-            if missing := [name for name in fields if name not in item]:
-                raise ValueError(
-                    f"Item {item.get('name', index)!r} has no {', '.join(missing)}; it has "
-                    f"{', '.join(item)}."
-                )
-            if run and item["image"].shape != run[0]["image"].shape:
-                yield _stack(run, fields)
-                run = []
-            run.append(item)
-        yield _stack(run, fields)
+            name = str(item.get("name", f"image {index}"))
+            if missing := [field for field in fields if field not in item]:
+                raise ValueError(f"{name} has no {missing[0]!r}; it has {', '.join(item)}.")
+            tensors = {field: torch.as_tensor(item[field]) for field in fields}
+            if "depth" in tensors and (tensors["depth"].ndim != 3 or len(tensors["depth"]) != 1):
+                shape = tuple(tensors["depth"].shape)
+                raise ValueError(f"The depth of {name} must be (1, h, w), got {shape}.")
+            if run and any(run[0][field].shape != tensors[field].shape for field in fields):
+                yield names, _stack(run)
+                names, run = [], []
+            names.append(name)
+            run.append(tensors)
+        yield names, _stack(run)
 
 
-def _stack(items: list[dict], fields: tuple[str, ...]) -> dict[str, Tensor]:
-    return {name: torch.stack([torch.as_tensor(i[name]) for i in items]) for name in fields}
+def _stack(run: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    return {field: torch.stack([tensors[field] for tensors in run]) for field in run[0]}

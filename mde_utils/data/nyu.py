@@ -155,12 +155,8 @@ class NYU(CachedDataset):
         )
 
     def extras(self, index: int) -> dict:
-        intrinsics = self._intrinsics.clone()
-        return {
-            "intrinsics": intrinsics,
-            "focal": intrinsics[0, 0].clone(),
-            "name": self.names[index],
-        }
+        k = self._intrinsics
+        return {"intrinsics": k.clone(), "focal": k[0, 0].item(), "name": self.names[index]}
 
     def produce(self, indices: list[int]) -> Iterator[dict[str, np.ndarray]]:
         decode = self._from_mat if self.layout == "labelled" else self._from_files

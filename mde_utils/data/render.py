@@ -19,6 +19,7 @@ Pixel (u, v) has its centre at integer coordinates: x = (u - cx) / fx.
 
 from __future__ import annotations
 
+import math
 
 
 from dataclasses import dataclass, field
@@ -478,13 +479,17 @@ class Lamps(NamedTuple):
 
 def _light_frame(axis):
     """Rows of a rotation whose third column is `axis`."""
-    ax = torch.tensor(axis, dtype=torch.float64)
-    ax = ax / ax.norm()
-    up = torch.tensor([0.0, 1.0, 0.0] if abs(ax[2]) > 0.9 else [0.0, 0.0, 1.0], dtype=ax.dtype)
-    right = torch.linalg.cross(up, ax)
-    right = right / right.norm()
-    down = torch.linalg.cross(ax, right)
-    return torch.stack([right, down, ax], 1).tolist()
+
+    def unit(v):
+        n = math.sqrt(sum(x * x for x in v))
+        return [x / n for x in v]
+
+    def cross(a, b):
+        return [a[i - 2] * b[i - 1] - a[i - 1] * b[i - 2] for i in range(3)]
+
+    ahead = unit(axis)
+    right = unit(cross((0, 1, 0) if abs(ahead[2]) > 0.9 else (0, 0, 1), ahead))
+    return list(zip(right, cross(ahead, right), ahead, strict=True))
 
 
 def _stack_lamps(scenes, device, shadow_size):
@@ -529,18 +534,18 @@ def _visible(values, shadow_map, slot, p, normal, size, far):
     rim = torch.maximum((u - (size - 1) / 2).abs_(), (v - (size - 1) / 2).abs_())
     inside = ((size / 2 - 2 - rim) * (1 / (0.2 * size))).clamp_(0, 1) * (z > 0.05)
     near = z - 0.004 - 0.3 * off
-    u0, v0 = (x.add_(0.5).clamp_(1, size - 2).floor_() for x in (u, v))
-    fu, fv = (u - u0).clamp_(0, 1), (v - v0).clamp_(0, 1)
+    u0, v0 = (x.clamp_(1, size - 3).floor() for x in (u, v))
+    fu, fv = u - u0, v - v0
     index = (v0 * size + u0).to(torch.int32) + slot * (size * size)
-    # A box of two texels, slid smoothly: the rim of the shadow.
+    # A box of three texels, slid smoothly: the rim of the shadow.
     lit = 0
-    for j, wv in enumerate([1 - fv, 1, fv]):
+    for j, wv in enumerate([1 - fv, 1, 1, fv]):
         row = 0
-        for i, wu in enumerate([1 - fu, 1, fu]):
+        for i, wu in enumerate([1 - fu, 1, 1, fu]):
             met = shadow_map.index_select(0, index + ((j - 1) * size + i - 1))
-            row = row + wu * met.sub_(near).mul_(1e4).clamp_(0, 1)
+            row = row + wu * met.sub_(near).mul_(60.0).clamp_(0, 1)
         lit = lit + wv * row
-    lit = lit * (1 / 4)
+    lit = lit * (1 / 9)
     return beyond + (lit - beyond) * inside
 
 
@@ -629,17 +634,17 @@ def occlusion(points, normal, fx):
     )[:, 0]
 
 
-def render(scenes, cameras, size, *, device="cpu", far=16.0, shadow_size=192, smooth=True):
+def render(scenes, cameras, size, *, device="cpu", far=16.0, shadow_size=256, smooth=True):
     """Render every camera of every scene.
 
     scenes: list of S scenes. cameras: list of S lists of as many cameras each (n).
     Returns linear `image` (S, n, 3, H, W), `depth` (S, n, H, W) metres, `normal` (S, n, 3, H, W)
-    in the camera frame and `label` (S, n, H, W) int64, −1 where a ray leaves the scene (its depth
+    in the camera frame, `gloss` (S, n, H, W) and `label` (S, n, H, W) int64, −1 where a ray leaves the scene (its depth
     is then `far`). `smooth`: antialiased silhouettes; depth, normal and label are those of the
     pixel's centre in any case.
     """
     device = torch.device(device)
-    with torch.inference_mode():
+    with torch.no_grad():
         return _render(scenes, cameras, size, device, far, shadow_size, smooth)
 
 
@@ -729,6 +734,7 @@ def _render(scenes, cameras, size, device, far, shadow_size, smooth):
         "depth": depth.reshape(*group, height, width),
         "normal": normal_image.reshape(*group, 3, height, width),
         "label": label.reshape(*group, height, width),
+        "gloss": solids.material[14].index_select(0, safe).reshape(*group, height, width),
     }
 
 

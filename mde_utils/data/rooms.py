@@ -1,14 +1,27 @@
-"""`rooms`: indoor scenes made up and rendered by the suite itself."""
+"""`rooms`: indoor scenes made up and rendered by the suite itself.
+
+Three steps, each a function of (split, index) alone: a `Room` is furnished by rolling dice, a
+camera is found that sees enough of it, and `render` takes the picture. Nothing is read from disk.
+"""
 
 from __future__ import annotations
 
 import functools
+import itertools
 import math
+import multiprocessing
+import operator
+import os
 import random
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from difflib import get_close_matches
 
+import numpy as np
 import torch
 
+from .cache import CachedDataset
 from .render import (
     BOX,
     CONE,
@@ -1187,7 +1200,8 @@ class Room:
 
     def leaf(self, f, w, h, m, side):
         d, p = self.dice, self.palette
-        f.box(0, 0, -0.02, w + (0.06 if side == 0 else 0.03), 0.04, h, m, "door")
+        # Tight in its frame: nothing may be seen through the gaps.
+        f.box(0, 0, -0.02, w + 0.03, 0.04, h + 0.025, m, "door")
         style = d.int(0, 2)
         if style:
             rows = ((0.12, 0.75), (1.0, h - 1.14)) if style == 1 else ((0.12, h - 0.28),)
@@ -1200,7 +1214,6 @@ class Room:
                 f.ball(x, y, 1.0, 0.055, 0.055, 0.055, p.metal, "door", casts=False)
             else:
                 f.box(x + side * 0.04, y, 1.02, 0.13, 0.016, 0.02, p.metal, "door", casts=False)
-        # Behind a closed leaf there must be wall, or rays would slip through its gaps.
 
     def beyond(self, i, s, w):
         """A second space behind the opening s … s + w of wall i. False where there is no room."""
@@ -1228,9 +1241,10 @@ class Room:
         x1, y1, z1 = f.world(b, -t * 0.3, h + 0.2)
         lo, hi = (min(x0, x1), min(y0, y1), z0), (max(x0, x1), max(y0, y1), z1)
         self.spaces.append(((*lo[:2], 0.0), (*hi[:2], h)))
+        zone = (tuple(x - 0.05 for x in lo), tuple(x + 0.05 for x in hi))
         warm = (1.0, d(0.8, 0.95), d(0.6, 0.9))
         self.extra_lights.append(
-            Light(g.world(0, depth / 2, h - 0.25), dim(warm, d(0.3, 1.6)), radius=0.4, zone=(lo, hi))
+            Light(g.world(0, depth / 2, h - 0.25), dim(warm, d(0.3, 1.6)), radius=0.4, zone=zone)
         )
         across = f.at(s + w / 2, -t - depth)  # opposite to the opening
         x = d()
@@ -1378,8 +1392,9 @@ class Room:
     def furnish(self):
         d, p = self.dice, self.palette
         getattr(self, "_" + self.kind)()
+        self.fill(d(0.25, 0.5))
         # Pictures, shelves and switches on what is left of the walls.
-        for _ in range(d.int(1, 5)):
+        for _ in range(d.int(2, 7)):
             w, h = d(0.3, 1.0), d(0.3, 0.75)
             z = d(1.25, 1.5)
             if self.kind == "bathroom":
@@ -1402,6 +1417,56 @@ class Room:
             f = self.on_floor(0.5, 0.4, 0.4)
             if f:
                 d.pick((boxes, toys, bin_, stool))(f, p, d)
+
+    def fill(self, share):
+        """More furniture along the walls until it covers a share of the floor."""
+        d, p = self.dice, self.palette
+        wet = self.kind in ("bathroom", "corridor")
+        for _ in range(2 if wet else 12):
+            covered = sum((c - a) * (e - b) for a, b, c, e, h in self.taken if h > 0)
+            if covered > share * self.w * self.d or len(self.scene.kind) > 330:
+                return
+            name = d.pick(_EXTRAS_WET if wet else _EXTRAS)
+            w, depth, h = {
+                "bookshelf": (d(0.6, 1.1), 0.34, d.pick((0.8, 1.2, 1.9))),
+                "dresser": (d(0.8, 1.2), 0.5, 1.0),
+                "armchair": (1.1, 0.97, 0.8),
+                "chair": (0.5, 0.5, 1.0),
+                "wardrobe": (d(0.8, 1.2), 0.65, 2.15),
+                "nightstand": (0.5, 0.45, 0.6),
+                "stool": (0.55, 0.5, 0.45),
+                "chest": (d(0.7, 1.1), 0.5, 0.5),
+                "bench": (d(0.9, 1.3), 0.42, 0.45),
+            }.get(name, (0.5, 0.45, 0.6))
+            f = self.against_wall(w, depth, h, corner=0.5, tries=4)
+            if not f:
+                continue
+            if name == "bookshelf":
+                bookshelf(f, p, d, w, h)
+                if h < 1.4:
+                    clutter(f.at(0, 0.15, h), p, d, w - 0.15, 0.15, d.int(1, 3), tall=0.4)
+            elif name in ("dresser", "wardrobe"):
+                (dresser if name == "dresser" else wardrobe)(f, p, d, w)
+            elif name == "armchair":
+                sofa(f, p, d, 1)
+            elif name == "chest":
+                m = p.lacquer()
+                f.box(0, 0.24, 0, w, 0.44, 0.4, m, "cabinet")
+                f.box(0, 0.24, 0.4, w + 0.02, 0.46, 0.05, m, "cabinet")
+                clutter(f.at(0, 0.24, 0.45), p, d, w - 0.2, 0.2, d.int(0, 2), tall=0.35)
+            elif name == "bench":
+                table(f.at(0, 0.21), p, d, w, 0.38, 0.45, "chair")
+            elif name == "plant":
+                plant(f.at(0, 0.24), p, d, d(0.7, 1.5), d(0.28, 0.4))
+            elif name == "basket":
+                c = (d(0.3, 0.5), d(0.2, 0.35), d(0.1, 0.2))
+                m = Material("weave", c, dim(c, 0.5), dim(c, 0.6), 0.5)
+                f.rod(0, 0.22, 0, 0.34, d(0.3, 0.55), m, "object", top=1.2)
+                f.ball(0, 0.22, 0.3, 0.36, 0.36, 0.24, p.cloth(), "object")
+            else:
+                makers = {"chair": chair, "nightstand": nightstand, "stool": stool, "lamp": floor_lamp}
+                makers |= {"boxes": boxes, "toys": toys, "bin": bin_}
+                makers[name](f, p, d)
 
     def rug(self, x, y, w, l, yaw=0.0):
         d, p = self.dice, self.palette
@@ -1676,7 +1741,7 @@ class Room:
 
     def build(self):
         d = self.dice
-        self.day = d.chance(0.68)
+        self.day = d.chance(0.62)
         self.sun = self.day and d.chance(0.4)
         self.has_sun = False
         self.lights, self.extra_lights = [], []
@@ -1700,7 +1765,7 @@ class Room:
         # Light that has bounced: tinted by floor and walls.
         total = sum(sum(q.colour) / 3 * (0.001 if q.colour[0] > 50 else 1) for q in self.scene.lights)
         size = self.w * self.d
-        level = 0.05 + 0.42 * total / (size + 6)
+        level = 0.04 + d(0.26, 0.42) * total / (size + 6)
         if daylit:
             level *= 1.15
         floor, wall = self.floor.c0, self.paint.c0
@@ -1710,19 +1775,26 @@ class Room:
 
 
 SIZES = {  # smallest and largest width × depth
-    "bedroom": ((2.8, 3.2), (4.6, 5.0)),
-    "living": ((3.6, 4.2), (6.0, 7.0)),
-    "kitchen": ((2.4, 3.0), (4.2, 5.2)),
-    "office": ((2.8, 3.2), (5.0, 6.5)),
+    "bedroom": ((2.6, 3.1), (4.2, 4.8)),
+    "living": ((3.2, 3.8), (5.2, 6.2)),
+    "kitchen": ((2.2, 2.8), (3.8, 4.8)),
+    "office": ((2.6, 3.0), (4.4, 5.5)),
     "bathroom": ((1.9, 2.3), (3.0, 3.6)),
     "classroom": ((5.0, 6.0), (6.5, 8.2)),
-    "corridor": ((1.3, 4.5), (2.2, 9.5)),
-    "hall": ((3.5, 6.0), (6.0, 9.3)),
+    "corridor": ((1.3, 5.0), (2.2, 11.0)),
+    "hall": ((3.5, 6.0), (6.0, 10.4)),
 }
 _OFTEN = {
     "bedroom": 26, "living": 24, "kitchen": 15, "office": 14, "bathroom": 9, "classroom": 6,
-    "corridor": 4, "hall": 5,
+    "corridor": 6, "hall": 5,
 }  # fmt: skip
+
+
+_EXTRAS = (
+    "bookshelf", "bookshelf", "dresser", "armchair", "chair", "chair", "wardrobe", "nightstand",
+    "stool", "chest", "bench", "plant", "plant", "basket", "lamp", "boxes", "toys", "bin",
+)  # fmt: skip
+_EXTRAS_WET = ("stool", "basket", "bin", "plant", "chair", "bench", "bookshelf")
 
 
 # ----------------------------------------------------------------------------------------- camera
@@ -1773,10 +1845,19 @@ def _candidate(room, d):
             x = near
     z = min(d.pick((d(0.6, 1.8), d(1.2, 1.7))), room.h - 0.3)
     tx, ty = d(0.15, 0.85) * w, d(0.15, 0.85) * dd
-    heading = math.atan2(ty - y, tx - x) + d(-0.2, 0.2)
+    long = dd > 8 and d.chance(0.7)
+    if long:  # along it
+        y, ty = d.pick(((d(m, 1.2), d(0.9, 1.0) * dd), (dd - d(m, 1.2), d(0.0, 0.1) * dd)))
+    heading = math.atan2(ty - y, tx - x) + d(-0.2, 0.2) * (0.4 if long else 1)
     reach = math.hypot(tx - x, ty - y)
     pitch = math.atan2(d(0.3, 1.2) - z, max(reach, 1.2)) * d(0.4, 1.0) + d(-0.06, 0.06)
-    return pose((x, y, z), heading, pitch, d(-0.07, 0.07))
+    roll, slack = d(-0.07, 0.07), d(0.02, 0.3)
+    found = pose((x, y, z), heading, pitch, roll)
+    if long:  # as far back as the largest depth allows
+        step = (_farthest(room, *found) - MAX_DEPTH + slack) / math.cos(pitch)
+        x, y = x + step * math.cos(heading), y + step * math.sin(heading)
+        found = pose((min(max(x, m), w - m), min(max(y, m), dd - m), z), heading, pitch, roll)
+    return found
 
 
 def _farthest(room, position, rotation):
@@ -1790,61 +1871,89 @@ def _farthest(room, position, rotation):
     )
 
 
-def _find_camera(room, d, solids, count=6):
-    """(score, camera pose): the first good one of `count` candidates; best score 0."""
-    poses = []
-    for _ in range(20 * count):
-        pose_ = _candidate(room, d)
-        if _farthest(room, *pose_) < MAX_DEPTH:
-            poses.append(pose_)
-        if len(poses) == count:
-            break
-    if not poses:
-        return 1e9, None
-    k = intrinsics(_PREVIEW)
-    views = stack_views([Camera(*q, k) for q in poses], [0] * len(poses), "cpu")
-    hits = cast(solids, views, _PREVIEW)
+def _score(solids, hits):
+    """How bad each of the views is, 0 for good ones; and how much there is in it. Two lists."""
     depth = hits.depth.flatten(1)
-    low, mid = depth.quantile(0.05, 1), depth.quantile(0.5, 1)
+    n = depth.shape[1]
+    low, mid = depth.kthvalue(n // 20, 1)[0], depth.median(1)[0]
     label = solids.label[hits.solid.clamp(min=0)].flatten(1)
     wall = ((label == 0) | (label == 2) | (label == 4)).float().mean(1)
-    kinds = torch.nn.functional.one_hot(label, len(LABELS)).any(1).sum(1)
-    same = (hits.solid.flatten(1) == hits.solid.flatten(1).mode(1)[0][:, None]).float().mean(1)
-    # No camera inside or right before a solid.
-    pos = torch.tensor([q[0] for q in poses])
-    local = (solids.unit[None] @ (pos[:, None] - solids.centre[None])[..., None])[..., 0].abs()
-    local = torch.where((solids.kind == ROUND)[:, None], local, local * solids.half)
-    blocked = (local < solids.half + 0.12).all(-1).any(-1)
+    share = torch.zeros(len(depth), len(LABELS), device=depth.device)
+    share.scatter_add_(1, label, torch.ones_like(depth) / n)
+    kinds = (share > 0.004).sum(1)
+    blank = hits.solid.flatten(1)
+    same = (blank == blank.mode(1)[0][:, None]).float().mean(1)
     lost = (hits.solid < 0).flatten(1).any(1)
     bad = (
-        10 * (blocked | lost)
+        10 * lost
         + (0.5 - low).clamp(min=0) * 8
         + (1.25 - mid).clamp(min=0) * 4
         + (wall - 0.62).clamp(min=0) * 6
-        + (same - 0.45).clamp(min=0) * 5
+        + (same - 0.42).clamp(min=0) * 5
         + (6 - kinds).clamp(min=0) * 0.4
     )
-    good = (bad <= 0).nonzero()[:, 0]
-    best = int(good[0]) if len(good) else int(bad.argmin())
-    return float(bad[best]), poses[best]
+    far = depth.amax(1) > 9.3  # rare, and wanted in every few dozen pictures
+    return bad.tolist(), (kinds.clamp(max=7) + 2 * far).tolist()
 
 
-def make_room(split, index):
-    """(Room, camera pose): the same for the same arguments, on any machine."""
-    best = None
-    for attempt in range(6):
-        d = Dice("rooms", RENDERER_VERSION, split, index, attempt)
-        room = Room(d, d.weighted(_OFTEN)).build()
-        solids = stack_solids([room.scene], "cpu")
-        for _ in range(2):
-            score, found = _find_camera(room, d, solids)
-            if found is not None and (best is None or score < best[0]):
-                best = (score, room, found)
-            if score <= 0:
-                return best[1:]
-        if best is not None and best[0] < 1.0:
+def _blocked(room, position):
+    """Is there a solid within 12 cm of the camera?"""
+    s = room.scene
+    for row, kind in zip(s.geometry, s.kind, strict=True):
+        x, y, z = (p - c for p, c in zip(position, row[9:12], strict=True))
+        for i in range(3):
+            half = row[21 + i]
+            u = abs(row[3 * i] * x + row[3 * i + 1] * y + row[3 * i + 2] * z)
+            if (u if kind == ROUND else u * half) > half + 0.12:
+                break
+        else:
+            return True
+    return False
+
+
+_CANDIDATES = 6
+_ATTEMPTS = 6
+
+
+def make_rooms(split, indices, device="cpu") -> list[tuple[Room, tuple]]:
+    """(Room, camera pose (position, rotation)) of every index.
+
+    What comes out depends on (split, index) alone. Of each room six views are tried in small;
+    where none is good another room is made.
+    """
+    best = [None] * len(indices)
+    todo = list(range(len(indices)))
+    k = intrinsics(_PREVIEW)
+    for attempt in range(_ATTEMPTS):
+        rooms, poses = [], []
+        for i in todo:
+            d = Dice("rooms", RENDERER_VERSION, split, indices[i], attempt)
+            room = Room(d, d.weighted(_OFTEN)).build()
+            tries = []
+            for _ in range(60):
+                pose_ = _candidate(room, d)
+                if _farthest(room, *pose_) < MAX_DEPTH and not _blocked(room, pose_[0]):
+                    tries.append(pose_)
+                if len(tries) == _CANDIDATES:
+                    break
+            rooms.append(room)
+            poses.append(tries)
+        flat = [q for tries in poses for q in tries]
+        owner = [j for j, tries in enumerate(poses) for _ in tries]
+        solids = stack_solids([r.scene for r in rooms], device)
+        views = stack_views([Camera(*q, k) for q in flat], owner, device)
+        hits = cast(solids, views, _PREVIEW)
+        bad, variety = _score(solids, hits)
+        for j, b, n, q in zip(owner, bad, variety, flat, strict=True):
+            i = todo[j]
+            # Good ones differ in how much they show.
+            rank = (attempt if b <= 0 else _ATTEMPTS + b, -n)
+            if best[i] is None or rank < best[i][0]:
+                best[i] = (rank, rooms[j], q)
+        todo = [i for i in todo if best[i] is None or best[i][0][0] >= _ATTEMPTS]
+        if not todo:
             break
-    return best[1:]
+    return [b[1:] for b in best]
 
 
 # ------------------------------------------------------------------------------------- photograph
@@ -1854,59 +1963,361 @@ _NOISE = 1 << 20
 
 @functools.lru_cache(maxsize=2)
 def _noise_table(device):
-    return torch.randn(_NOISE, generator=torch.Generator().manual_seed(7)).to(device)
+    with torch.inference_mode(False):
+        return torch.randn(_NOISE, generator=torch.Generator().manual_seed(7)).to(device)
 
 
-def _develop(linear, dice, *, exposure=None, clean=False):
+def _noise(dice, shape, device):
+    """Standard normal noise, the same on every device."""
+    n = math.prod(shape)
+    table = _noise_table(str(device))
+    at = dice.int(0, _NOISE - 1)
+    while at + n > len(table):
+        table = torch.cat([table, table.flip(0)])
+    return table[at : at + n].reshape(shape)
+
+
+def _develop(linear, dice, clean):
     """Linear RGB (n, 3, H, W), the views of one scene → sRGB-like [0, 1] as a cheap camera gives:
-    exposure and white balance (of the first view, for all), vignetting, softness, noise."""
+    exposure and white balance (of the first view, for all), vignetting, softness, noise.
+    `clean` leaves out the last three, which belong to the camera and not to the scene."""
     d = dice
     luma = linear[0].mean(0)
     # Exposed for the middle of the tones, in part (the camera's programme is not perfect).
-    level = float(luma.clamp(min=1e-3).log().mean().exp())
-    gain = 0.34 / level * 2 ** d(-0.6, 0.55)
+    gain = 0.34 * 2 ** d(-0.6, 0.55) / luma.clamp(min=1e-3).log().mean().exp()
     warm, green = d(-0.09, 0.09), d(-0.03, 0.03)
     balance = torch.tensor([1 + warm, 1 + green, 1 - warm], device=linear.device)
     neutral = linear[0].mean((1, 2))
     auto = (neutral.mean() / neutral.clamp(min=1e-4)) ** d(0.3, 0.9)
+    contrast = d(0.95, 1.25)
     x = linear * (gain * balance * auto)[:, None, None]
-    contrast = d(0.9, 1.2)
-    x = 1 - torch.exp(-x.clamp_(min=0) * 1.15)
+    x = 1 - torch.exp(x.clamp_(min=0) * -1.15)
     x = x.clamp_(min=1e-5) ** (contrast / 2.2)
-    soft, strength = d(0.05, 0.35), d(0.0, 0.22)
-    sigma, chroma = d(0.004, 0.02), d(0.3, 0.8)
-    offsets = [d.int(0, _NOISE - 1) for _ in range(2)]
+    if clean:
+        return x
+    soft, strength = d(0.05, 0.35), d(0.0, 0.12)
+    sigma, chroma = d(0.003, 0.016), d(0.3, 0.8)
     h, w = x.shape[-2:]
-    if not clean:
-        pad = torch.nn.functional.pad(x, (1, 1, 1, 1), mode="replicate")
-        row = pad[..., :, :-2] + pad[..., :, 2:] + 2 * pad[..., :, 1:-1]
-        blur = (row[..., :-2, :] + row[..., 2:, :] + 2 * row[..., 1:-1, :]) / 16
-        x = torch.lerp(x, blur, soft)
-        u = torch.linspace(-1, 1, w, device=x.device)
-        v = torch.linspace(-1, 1, h, device=x.device)
-        x = x * (1 - strength * 0.5 * (u[None] ** 2 + v[:, None] ** 2))
-        table = _noise_table(str(x.device))
-        for i in range(len(x)):
-            at = (offsets[0] + i * 999_983) % _NOISE
-            n = 3 * h * w
-            noise = table.repeat(2 + n // _NOISE)[at : at + n].reshape(3, h, w)
-            grey = noise.mean(0) * 1.7
-            noise = torch.lerp(grey.expand_as(noise), noise, chroma)
-            x[i] += noise * (sigma * (1.4 - 0.9 * x[i]))
-    return x.clamp_(0, 1)
+    pad = torch.nn.functional.pad(x, (1, 1, 1, 1), mode="replicate")
+    row = pad[..., :, :-2] + pad[..., :, 2:] + 2 * pad[..., :, 1:-1]
+    blur = (row[..., :-2, :] + row[..., 2:, :] + 2 * row[..., 1:-1, :]) / 16
+    x = torch.lerp(x, blur, soft)
+    u = torch.linspace(-1, 1, w, device=x.device)
+    v = torch.linspace(-1, 1, h, device=x.device)
+    x = x * (1 - strength * (u[None] ** 2 + v[:, None] ** 2))
+    noise = _noise(d, x.shape, x.device)
+    grey = noise.mean(1, keepdim=True) * 1.7
+    return (x + torch.lerp(grey, noise, chroma) * (sigma * (1.4 - 0.9 * x))).clamp_(0, 1)
 
 
-def render_room(split, index, *, size=(192, 256), baseline=None, sensor=None, device="cpu", clean=False):
-    """One room: `image` (3, H, W), `depth` (1, H, W), `normal` (3, H, W), `label` (H, W) …"""
-    room, (position, rotation) = make_room(split, index)
+def kinect(depth, dice, *, image, normal, gloss, focal):
+    """z-depth (1, H, W) as a first Kinect measures it, 0 where it measures nothing.
+
+    Holes in the projector's shadow (7.5 cm beside the camera), along depth edges, on dark or
+    glossy things, at grazing angles and far away; z = 351.3 / (1092.5 − k) with integer k
+    elsewhere (the NYU toolbox's formula).
+    """
+    z = depth[0]
+    h, w = z.shape
+    dev = z.device
+    column = torch.arange(w, device=dev, dtype=torch.float32)
+    # The projector stands to the right: nearer things to the right of a pixel may cover it.
+    seen_at = column - focal * 0.075 / z
+    rightmost = seen_at.flip(1).cummin(1)[0].flip(1)
+    hole = rightmost < seen_at - 0.35
+
+    # Patches of some pixels' size, not single ones.
+    patch = _noise(dice, (1, 1, -(-h // 4), -(-w // 4)), dev)
+    patch = torch.nn.functional.interpolate(
+        patch, size=(h, w), mode="bilinear", align_corners=False
+    )[0, 0]
+    grain = _noise(dice, (h, w), dev)
+    chance = 0.7 * patch + 0.5 * grain
+    jump = torch.zeros_like(hole)
+    for axis in (0, 1):
+        a, b = z.narrow(axis, 1, z.shape[axis] - 1), z.narrow(axis, 0, z.shape[axis] - 1)
+        edge = (a - b).abs() > 0.04 * torch.minimum(a, b)
+        jump.narrow(axis, 1, z.shape[axis] - 1).logical_or_(edge)
+        jump.narrow(axis, 0, z.shape[axis] - 1).logical_or_(edge)
+    hole |= jump & (chance > -0.3)
+
+    y = torch.arange(h, device=dev, dtype=torch.float32)
+    fx, fy, cx, cy = intrinsics((h, w))
+    ray = torch.stack([((column - cx) / fx).expand(h, w), ((y - cy) / fy)[:, None].expand(h, w)])
+    facing = -(normal[0] * ray[0] + normal[1] * ray[1] + normal[2])
+    facing = facing * (1 + (ray * ray).sum(0)).rsqrt()
+    luma = image.mean(0)
+    weak = (
+        2.2 * ((0.16 - luma) / 0.16).clamp(min=0)
+        + 2.6 * (gloss - 0.45).clamp(min=0)
+        + 6 * (0.25 - facing).clamp(min=0)
+        + 1.2 * (z - 7.5).clamp(min=0)
+        + 20 * (0.5 - z).clamp(min=0)
+    )
+    hole |= weak + 0.5 * chance > 1.15
+    k = (1092.5 - 351.3 / z).round()
+    return (351.3 / (1092.5 - k)).masked_fill(hole, 0.0)[None]
+
+
+SENSORS = ("kinect",)
+
+
+def _photograph(split, indices, size, baseline, sensor, device, clean=False) -> list[dict]:
+    made = make_rooms(split, indices, device)
     k = intrinsics(size)
-    cameras = [Camera(position, rotation, k)]
-    if baseline:
-        moved = tuple(p + baseline * r[0] for p, r in zip(position, rotation, strict=True))
-        cameras.append(Camera(moved, rotation, k))
-    out = render([room.scene], [cameras], size, device=device)
-    image = _develop(out["image"][0], Dice("photo", split, index), clean=clean)
-    item = {"image": image[0], "depth": out["depth"][0, :1], "normal": out["normal"][0, 0], "label": out["label"][0, 0]}
-    if baseline:
-        item["right"] = image[1]
-    return item
+    cameras = []
+    for _, (position, rotation) in made:
+        cameras.append([Camera(position, rotation, k)])
+        if baseline is not None:
+            # Along the camera's own x axis, the first column.
+            right = tuple(p + baseline * r[0] for p, r in zip(position, rotation, strict=True))
+            cameras[-1].append(Camera(right, rotation, k))
+    out = render([room.scene for room, _ in made], cameras, size, device=device)
+    items = []
+    for i, index in enumerate(indices):
+        dice = Dice("photograph", RENDERER_VERSION, split, index)
+        image = _develop(out["image"][i], dice, clean)
+        item = {
+            "image": image[0],
+            "depth": out["depth"][i, :1],
+            "normal": out["normal"][i, 0],
+            "label": out["label"][i, 0],
+        }
+        if baseline is not None:
+            item["right"] = image[1]
+        if sensor == "kinect":
+            item["depth"] = kinect(
+                item["depth"],
+                Dice("kinect", RENDERER_VERSION, split, index),
+                image=image[0],
+                normal=item["normal"],
+                gloss=out["gloss"][i, 0],
+                focal=k[0],
+            )
+        items.append(item)
+    return items
+
+
+def render_room(
+    split: str,
+    index: int,
+    *,
+    size: tuple[int, int] = (192, 256),
+    baseline: float | None = None,
+    sensor: str | None = None,
+    device: str | torch.device = "cpu",
+    clean: bool = False,
+) -> dict[str, torch.Tensor]:
+    """Room `index` of a split: the same room and camera at every size, on every device.
+
+    Returns `image` (3, H, W) in [0, 1], `depth` (1, H, W) z-depth in metres, `normal` (3, H, W)
+    unit vectors in the camera frame (x right, y down, z forward) that face the camera, `label`
+    (H, W) int64 index into `LABELS`, `intrinsics` (3, 3) in pixels with pixel centres at integer
+    coordinates; with a `baseline` in metres also `right` (3, H, W), seen from the camera moved by
+    it along its own x axis. Without `sensor` every depth is exact and above 0; "kinect" has holes
+    and steps (see `kinect`). `clean` leaves out what a camera adds to the picture (vignetting,
+    softness, noise), so that both views show the same colours.
+
+    Raises ValueError for arguments out of range.
+    """
+    size = _check(split, size, baseline, sensor)
+    item = _photograph(split, [operator.index(index)], size, baseline, sensor, device, clean)[0]
+    return item | {"intrinsics": intrinsics_matrix(size).to(item["depth"].device)}
+
+
+def intrinsics_matrix(size) -> torch.Tensor:
+    """`intrinsics` as a (3, 3) float32 matrix."""
+    fx, fy, cx, cy = intrinsics(size)
+    return torch.tensor([[fx, 0.0, cx], [0.0, fy, cy], [0.0, 0.0, 1.0]])
+
+
+# --------------------------------------------------------------------------------------- data set
+
+LENGTHS = {"train": 4000, "val": 400, "test": 654}
+FIELDS = ("image", "depth", "normal", "label")
+
+
+def _unknown(what, name, known):
+    near = get_close_matches(str(name), [str(k) for k in known], 1)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    return f"Unknown {what} {name!r}. Known {what}s: {', '.join(map(str, known))}.{hint}"
+
+
+def _check(split, size, baseline, sensor):
+    """The size as two ints. Raises ValueError for what cannot be rendered."""
+    if split not in LENGTHS:
+        raise ValueError(_unknown("split", split, LENGTHS))
+    if sensor is not None and sensor not in SENSORS:
+        raise ValueError(_unknown("sensor", sensor, (*SENSORS, None)))
+    try:
+        height, width = (operator.index(n) for n in size)
+    except (TypeError, ValueError):
+        raise ValueError(f"size must be two whole numbers (H, W); got {size!r}.") from None
+    if min(height, width) < 16:
+        raise ValueError(f"size must be at least (16, 16); got {(height, width)}.")
+    if baseline is not None and not (
+        isinstance(baseline, (int, float)) and 0 < baseline < math.inf
+    ):
+        raise ValueError(f"baseline must be a positive number of metres or None; got {baseline!r}.")
+    return height, width
+
+
+class Rooms(CachedDataset):
+    """Rendered rooms: nothing to download, exact depth. See `render_room`.
+
+    split: "train", "val" or "test" (4000, 400 and 654 rooms; `limit` may ask for more: there is
+        no end of them). No room belongs to two splits.
+    size: (H, W); the cameras are NYU's Kinect resized to it.
+    fields: what to store and return, of "image", "depth", "normal", "label".
+    baseline: metres; adds `right`, the view of a second camera so far to the right, and `baseline`.
+    sensor: None for exact depth, "kinect" for that of a depth camera.
+
+    Items also have `intrinsics` (3, 3), `focal` in pixels (float) and `name`.
+
+    Raises ValueError for arguments out of range.
+    """
+
+    def __init__(
+        self,
+        split: str,
+        *,
+        root=None,
+        size: tuple[int, int] = (192, 256),
+        limit: int | None = None,
+        augment: str | Callable[[dict], dict] | None = None,
+        cache: bool = True,
+        fields: Iterable[str] = FIELDS,
+        baseline: float | None = None,
+        sensor: str | None = None,
+    ):
+        if root is not None:
+            raise ValueError(
+                f"rooms are rendered, not read: root must be None, got {str(root)!r}. "
+                'For data of your own use "nyu".'
+            )
+        self.split, self.size = split, _check(split, size, baseline, sensor)
+        self.baseline, self.sensor = baseline, sensor
+        wanted = [fields] if isinstance(fields, str) else list(fields)
+        for name in wanted:
+            if name not in FIELDS:
+                raise ValueError(_unknown("field", name, FIELDS))
+        if not wanted:
+            raise ValueError(f"fields must name at least one of {', '.join(FIELDS)}.")
+        length = LENGTHS[split]
+        if limit is not None:
+            length = operator.index(limit)
+            if length < 0:
+                raise ValueError(f"limit must not be negative; got {limit}.")
+        h, w = self.size
+        shapes = {
+            "image": ("u1", (3, h, w)),
+            "depth": ("f4", (1, h, w)),
+            "normal": ("i1", (3, h, w)),
+            "label": ("u1", (h, w)),
+        }
+        stored = {name: shapes[name] for name in FIELDS if name in wanted}
+        if baseline is not None:
+            stored["right"] = ("u1", (3, h, w))
+        self._stored_fields = tuple(stored)
+        self._intrinsics = intrinsics_matrix(self.size)
+        super().__init__(
+            key={
+                "dataset": "rooms",
+                "renderer": RENDERER_VERSION,
+                "split": split,
+                "size": [h, w],
+                "baseline": baseline,
+                "sensor": sensor,
+            },
+            fields=stored,
+            length=length,
+            cache=cache,
+            augment=augment,
+        )
+
+    def extras(self, index: int) -> dict:
+        item = {
+            "intrinsics": self._intrinsics.clone(),
+            "focal": float(self._intrinsics[0, 0]),
+            "name": f"rooms/{self.split}/{index:06d}",
+        }
+        if self.baseline is not None:
+            item["baseline"] = float(self.baseline)
+        return item
+
+    def produce(self, indices: list[int]) -> Iterator[dict[str, np.ndarray]]:
+        """Records in order: in batches on a GPU, else one room a thread."""
+        arguments = (self.size, self.baseline, self.sensor)
+        yield from produce(self.split, list(indices), *arguments, self._stored_fields)
+
+
+def _records(split, indices, size, baseline, sensor, device, fields) -> list[dict]:
+    """Rooms as stored: bytes for image and label, normals in 127ths."""
+    out = []
+    for item in _photograph(split, indices, size, baseline, sensor, device):
+        record = {}
+        for name in fields:
+            x = item[name]
+            if name in ("image", "right"):
+                x = (x * 255).round_().to(torch.uint8)
+            elif name == "normal":
+                x = (x * 127).round_().to(torch.int8)
+            elif name == "label":
+                x = x.to(torch.uint8)
+            record[name] = x
+        out.append(record)
+    return [{name: x.cpu().numpy() for name, x in record.items()} for record in out]
+
+
+def _device():
+    """A GPU where there is one, but not in worker processes: CUDA does not survive a fork, and
+    the main process has it in use."""
+    worker = torch.utils.data.get_worker_info() or multiprocessing.parent_process()
+    return "cuda" if worker is None and torch.cuda.is_available() else "cpu"
+
+
+def _cores():
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # not on every system
+        return os.cpu_count() or 1
+
+
+def produce(split, indices, size, baseline, sensor, fields, *, threads=None, device=None):
+    """Yield the records of `indices` in order.
+
+    On a CPU rooms are rendered one a thread: torch's operations leave Python's lock, and unlike
+    worker processes threads start at once and need nothing of the caller (no main guard).
+    """
+    device = device or _device()
+    if device != "cpu":
+        for start in range(0, len(indices), 16):
+            yield from _records(
+                split, indices[start : start + 16], size, baseline, sensor, device, fields
+            )
+        return
+    inside_worker = torch.utils.data.get_worker_info() is not None
+    threads = threads or (1 if inside_worker else min(_cores(), 8))
+    if threads == 1 or len(indices) < 2:
+        for index in indices:
+            yield from _records(split, [index], size, baseline, sensor, device, fields)
+        return
+    before = torch.get_num_threads()
+    pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
+    try:
+        waiting: deque = deque()
+        todo = iter(indices)
+        for index in itertools.islice(todo, 2 * threads):
+            waiting.append(
+                pool.submit(_records, split, [index], size, baseline, sensor, device, fields)
+            )
+        while waiting:
+            done = waiting.popleft().result()
+            for index in itertools.islice(todo, 1):
+                waiting.append(
+                    pool.submit(_records, split, [index], size, baseline, sensor, device, fields)
+                )
+            yield from done
+    finally:
+        pool.shutdown(cancel_futures=True)
+        torch.set_num_threads(before)  # the setting is shared with threads started later

@@ -1,0 +1,332 @@
+"""Pictures. Every function draws one figure and returns it; none reads or changes anything else.
+
+Depth is drawn in metres on one map (viridis: dark = near), responses on another (magma), both
+perceptually uniform; two networks are told apart by colours that all eyes can tell apart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from torch import Tensor, nn
+
+from mde_utils.activations import evaluating, tap
+from mde_utils.depth_bins import DepthBins
+from mde_utils.dissection import Dissection
+from mde_utils.selectivity import assigned_bins
+
+DEPTH, RESPONSE = "viridis", "magma"
+PALETTE = sns.color_palette("colorblind")
+_GREY = "0.6"
+
+
+# ------------------------------------------------------------------ images and depth
+
+
+def show_image(ax: Axes, image: Tensor, title: str = "") -> None:
+    """RGB (3, H, W) in [0, 1]."""
+    ax.imshow(image.clamp(0, 1).permute(1, 2, 0).cpu().numpy())
+    _bare(ax, title)
+
+
+def show_depth(ax: Axes, depth: Tensor, title: str = "", vmin: float = 0, vmax: float = 10):
+    """Depth (1, H, W) in metres; what has no measurement stays white. Returns the mappable."""
+    values = depth.detach().squeeze(0).float().cpu().numpy()
+    shown = ax.imshow(np.where(values > 0, values, np.nan), cmap=DEPTH, vmin=vmin, vmax=vmax)
+    _bare(ax, title)
+    return shown
+
+
+def plot_items(items: Sequence[Mapping], fields: Sequence[str] = ("image", "depth")) -> Figure:
+    """A row of pictures a field, a column an item: image, right, depth, normal, label."""
+    titles = {
+        "image": "RGB",
+        "right": "right view",
+        "depth": "depth",
+        "normal": "normals",
+        "label": "labels",
+        "sparse_depth": "sparse depth",
+    }
+    shape = items[0]["image"].shape[1:]
+    fig, axes = _grid(len(fields), len(items), 11, shape[0] / shape[1])
+    farthest = max(item["depth"].max().item() for item in items)
+    for row, field in zip(axes, fields, strict=True):
+        for ax, item in zip(row, items, strict=True):
+            if field in ("depth", "sparse_depth"):
+                shown = show_depth(ax, item[field], vmax=farthest)
+            elif field == "normal":
+                show_image(ax, item[field] / 2 + 0.5)
+            elif field == "label":
+                ax.imshow(item[field].numpy(), cmap="tab20", interpolation="nearest")
+                _bare(ax)
+            else:
+                show_image(ax, item[field])
+        row[0].set_ylabel(titles.get(field, field))
+        if field in ("depth", "sparse_depth"):
+            fig.colorbar(shown, ax=row.tolist(), label="depth [m]", pad=0.01)
+    return fig
+
+
+def plot_predictions(
+    models: Mapping[str, nn.Module], items: Sequence[Mapping], vmax: float | None = None
+) -> Figure:
+    """A row an item: image, ground truth, and the depth that each model predicts, in metres."""
+    shape = items[0]["image"].shape[1:]
+    fig, axes = _grid(len(items), 2 + len(models), 11, shape[0] / shape[1])
+    vmax = vmax or max(item["depth"].max().item() for item in items)
+    for row, item in zip(axes, items, strict=True):
+        show_image(row[0], item["image"])
+        shown = show_depth(row[1], item["depth"], vmax=vmax)
+        for ax, model in zip(row[2:], models.values(), strict=True):
+            pred = predict(model, item)
+            show_depth(ax, pred, vmax=vmax)
+            error = _mean_error(pred, item["depth"])
+            ax.set_xlabel(f"mean |error| {error:.2f} m", fontsize=8)
+    for ax, title in zip(axes[0], ["RGB", "ground truth", *models], strict=True):
+        ax.set_title(title)
+    fig.colorbar(shown, ax=axes.ravel().tolist(), label="depth [m]", pad=0.01, shrink=0.8)
+    return fig
+
+
+def predict(model: nn.Module, item: Mapping) -> Tensor:
+    """Depth (1, h, w) in metres, at the network's own resolution, of one item."""
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    inputs = {k: torch.as_tensor(item[k])[None] for k in getattr(model, "input_names", ())}
+    with evaluating(model):
+        return model(item["image"][None].to(device), **inputs)[0].cpu()
+
+
+def plot_depth_histogram(depths: Mapping[str, Tensor], bins: DepthBins) -> Figure:
+    """Share of labelled pixels in each depth bin, a line a data set.
+
+    Args:
+        depths: name → any number of depth values, metres, 0 = no measurement.
+    """
+    fig, ax = plt.subplots(figsize=(9, 3.4), layout="constrained")
+    rows = []
+    for name, depth in depths.items():
+        index = bins.discretize(depth.flatten())
+        share = torch.bincount(index[index >= 0], minlength=len(bins)).double()
+        inside = (index >= 0).sum() / (depth > 0).sum().clamp(min=1)
+        label = f"{name} ({int((share > 0).sum())} of {len(bins)} bins, {inside:.0%} of pixels)"
+        rows += [(label, i, s) for i, s in enumerate((100 * share / share.sum()).tolist())]
+    frame = pd.DataFrame(rows, columns=["data", "bin", "share"])
+    sns.lineplot(
+        frame, x="bin", y="share", hue="data", drawstyle="steps-mid", palette=PALETTE, ax=ax
+    )
+    ax.set(ylabel="labelled pixels [%]", ylim=(0, None))
+    ax.legend(title=None, frameon=False)
+    _metres(ax, bins)
+    return fig
+
+
+# ------------------------------------------------------------------ units
+
+
+def plot_units(
+    dissection: Dissection, layer: str, units: Sequence[int] | None = None, columns: int = 8
+) -> Figure:
+    """Average response of each unit to each depth bin (figure 3 of the paper).
+
+    The bin that the unit is assigned is drawn in colour; bins that hold no pixel are left out.
+
+    Args:
+        units: which; None = all, in order.
+    """
+    response, counts = dissection.response[layer], dissection.counts[layer]
+    selectivity, bins = dissection.selectivity[layer], dissection.bins[layer]
+    target = assigned_bins(*response.shape)
+    units = range(len(response)) if units is None else units
+    rows = -(-len(units) // columns)
+    fig, axes = _grid(rows, min(columns, len(units)), 11, 0.62, sharex=True)
+    index = np.arange(len(bins))
+    for ax, unit in zip(axes.ravel(), units, strict=False):
+        values = np.where(counts > 0, response[unit], np.nan)
+        colours = [PALETTE[3] if i == target[unit] else "0.45" for i in index]
+        ax.bar(index, values, width=1.0, color=colours)
+        ax.axhline(0, color="0.8", lw=0.6, zorder=0)
+        ax.set_title(f"unit {unit} · DS {selectivity[unit]:.2f}", fontsize=7, pad=2)
+        ax.set_yticks([])
+        ax.margins(x=0)
+        sns.despine(ax=ax, left=True)
+    for ax in axes.ravel()[len(units) :]:
+        ax.axis("off")
+    for ax in axes[-1]:
+        _metres(ax, bins, few=True)
+    fig.suptitle(
+        f"{layer}: mean response per depth bin; the assigned bin in orange. "
+        f"Mean DS {dissection.mean(layer):.3f} ({_provenance(dissection)})",
+        fontsize=9,
+    )
+    return fig
+
+
+def plot_selectivity(dissections: Mapping[str, Dissection], layers=None) -> Figure:
+    """Depth selectivity of every unit, by layer, networks side by side, above what says nothing.
+
+    A dot is a unit, a bar the layer's mean. The dashed line is the mean of units with random
+    (uniform) responses at this layer's bin occupancy, the dotted one a flat unit.
+    """
+    first = next(iter(dissections.values()))
+    layers = list(layers or first.layers)
+    frame = pd.concat(
+        d.to_frame().assign(network=name) for name, d in dissections.items()
+    ).reset_index(drop=True)
+    frame = frame[frame.layer.isin(layers)]
+    fig, ax = plt.subplots(figsize=(max(6, 0.75 * len(layers) + 2), 3.8), layout="constrained")
+    shared = dict(x="layer", y="selectivity", hue="network", order=layers, dodge=True, ax=ax)
+    palette = PALETTE[: len(dissections)]
+    sns.stripplot(frame, size=2.5, alpha=0.45, jitter=0.25, palette=palette, legend=False, **shared)
+    sns.pointplot(
+        frame,
+        errorbar=None,
+        linestyle="none",
+        marker="_",
+        markersize=16,
+        markeredgewidth=3,
+        palette=palette,
+        **{**shared, "dodge": 0.8 - 0.8 / len(dissections) if len(dissections) > 1 else False},
+    )
+    for i, layer in enumerate(layers):
+        floors = first.floors(layer)
+        for kind, style in (("uniform", "--"), ("flat", ":")):
+            ax.hlines(
+                floors[kind],
+                i - 0.45,
+                i + 0.45,
+                ls=style,
+                color="0.3",
+                lw=1.2,
+                label=f"{kind} unit (no tuning)" if i == 0 else None,
+            )
+    ax.set(xlabel=None, ylabel=f"depth selectivity ({first.definition})", ylim=(-0.03, 1.15))
+    ax.legend(title=None, frameon=False, fontsize=8, ncols=4, loc="upper center")
+    ax.set_title(_provenance(first), fontsize=9)
+    ax.tick_params(axis="x", rotation=30 if len(layers) > 8 else 0)
+    sns.despine(ax=ax)
+    return fig
+
+
+def plot_unit_maps(
+    models: Mapping[str, nn.Module],
+    dissections: Mapping[str, Dissection],
+    items: Sequence[Mapping],
+    layer: str,
+    units: Sequence[int],
+) -> Figure:
+    """Where a unit fires beside where its depth is (figures 1 and 5 of the paper).
+
+    A row a unit: of the items the image with most pixels in the unit's assigned bin; the pixels
+    whose *predicted* depth lies in that bin, and the unit's feature map, in each network.
+    """
+    shape = items[0]["image"].shape[1:]
+    names = list(models)
+    fig, axes = _grid(len(units), 1 + 2 * len(names), 11, shape[0] / shape[1])
+    bins = next(iter(dissections.values())).bins[layer]
+    seen: dict = {name: [] for name in names}
+    for name, model in models.items():
+        for item in items:
+            with tap(model, [layer]) as acts:
+                seen[name].append((bins.discretize(predict(model, item))[0], acts[layer][0].cpu()))
+    for row, unit in zip(axes, units, strict=True):
+        target = assigned_bins(len(seen[names[0]][0][1]), len(bins))[unit]
+        near, far = bins.edges[target].item(), bins.edges[target + 1].item()
+        inside = [sum((seen[n][i][0] == target).sum() for n in names) for i in range(len(items))]
+        best = int(np.argmax(inside))
+        show_image(row[0], items[best]["image"])
+        for i, name in enumerate(names):
+            where, acts = seen[name][best]
+            row[1 + 2 * i].imshow((where == target).numpy(), cmap="gray", vmin=0, vmax=1)
+            _bare(row[1 + 2 * i])
+            row[2 + 2 * i].imshow(acts[unit].abs().float().numpy(), cmap=RESPONSE, vmin=0)
+            _bare(row[2 + 2 * i])
+        row[0].set_ylabel(f"unit {unit}\n{near:.2f}–{far:.2f} m", fontsize=8)
+    axes[0][0].set_title("RGB", fontsize=9)
+    for i, name in enumerate(names):
+        axes[0][1 + 2 * i].set_title(f"{name}: predicted\ndepth in its bin", fontsize=8)
+        axes[0][2 + 2 * i].set_title(f"{name}:\n|response| of the unit", fontsize=8)
+    return fig
+
+
+# ------------------------------------------------------------------ training
+
+
+def plot_training(histories: Mapping[str, pd.DataFrame]) -> Figure:
+    """Loss, accuracy and selectivity over epochs, runs side by side."""
+    watched = sorted(
+        {
+            column.removeprefix("val_selectivity_")
+            for frame in histories.values()
+            for column in frame
+            if column.startswith("val_selectivity_")
+        }
+    )
+    panels = [
+        ("depth_loss", "depth loss, training"),
+        ("val_d1", "δ1, validation"),
+        ("val_rms", "RMS [m], validation"),
+        *((f"val_selectivity_{layer}", f"selectivity of {layer}, val.") for layer in watched),
+    ]
+    fig, axes = plt.subplots(
+        1, len(panels), figsize=(2.7 * len(panels), 2.7), layout="constrained", squeeze=False
+    )
+    for ax, (column, title) in zip(axes[0], panels, strict=True):
+        for colour, (name, frame) in zip(PALETTE, histories.items(), strict=False):
+            if column in frame:
+                ax.plot(frame["epoch"], frame[column], label=name, color=colour)
+        ax.set_title(title, fontsize=9)
+        ax.set_xlabel("epoch")
+        ax.xaxis.get_major_locator().set_params(integer=True)
+        sns.despine(ax=ax)
+    axes[0][0].legend(frameon=False, fontsize=8)
+    return fig
+
+
+# ------------------------------------------------------------------ helpers
+
+
+def _grid(rows: int, columns: int, width: float, aspect: float, **options):
+    """Figure and a (rows, columns) array of axes, each ``aspect`` times as high as wide."""
+    height = rows * (width / columns) * aspect + 0.5
+    fig, axes = plt.subplots(
+        rows, columns, figsize=(width, height), squeeze=False, layout="constrained", **options
+    )
+    return fig, axes
+
+
+def _bare(ax: Axes, title: str = "") -> None:
+    ax.set_xticks([])
+    ax.set_yticks([])
+    for spine in ax.spines.values():
+        spine.set_visible(False)
+    if title:
+        ax.set_title(title, fontsize=9)
+
+
+def _metres(ax: Axes, bins: DepthBins, few: bool = False) -> None:
+    """Label an axis of bin numbers with the depths where they end."""
+    candidates = (1, 3, 10) if few else (0.75, 1, 1.5, 2, 3, 4, 5, 6, 8, 10)
+    if bins.edges[-1] > 20:
+        candidates = (3, 10, 80) if few else (3, 4, 6, 10, 15, 20, 30, 40, 60, 80)
+    places = np.interp(candidates, bins.edges.numpy(), np.arange(len(bins) + 1) - 0.5)
+    ax.set_xticks(places, [f"{c:g}" for c in candidates], fontsize=7 if few else None)
+    ax.set_xlabel("depth [m]", fontsize=7 if few else None)
+
+
+def _mean_error(pred: Tensor, depth: Tensor) -> float:
+    pred = nn.functional.interpolate(pred[None], depth.shape[-2:], mode="bilinear")[0]
+    return (pred - depth).abs()[depth > 0].mean().item()
+
+
+def _provenance(dissection: Dissection) -> str:
+    return (
+        f"{dissection.about.get('dataset', 'data')}, {dissection.images} images, "
+        f"definition “{dissection.definition}”"
+    )
