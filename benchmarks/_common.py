@@ -113,3 +113,38 @@ def write_result(name: str, result: dict, markdown: str) -> Path:
     _write(path, json.dumps(result, indent=2, ensure_ascii=False) + "\n")
     _write(path.with_suffix(".md"), markdown.rstrip() + "\n")
     return path
+
+
+def paired_times(
+    first: Callable[[], object], second: Callable[[], object], *, repeats: int = 11
+) -> tuple[float, float, float]:
+    """Median seconds of both, and the median of first / second over the pairs.
+
+    The two take turns, so that a busy spell of a shared machine meets both.
+    """
+    import torch
+
+    wait = torch.cuda.synchronize if torch.cuda.is_available() else lambda: None
+    times: tuple[list[float], list[float]] = ([], [])
+    for round_ in range(repeats + 1):
+        for function, seconds in zip((first, second), times, strict=True):
+            wait()
+            start = time.perf_counter()
+            function()
+            wait()
+            if round_:  # the first round warms up
+                seconds.append(time.perf_counter() - start)
+    pairs = [ratio(a, b) for a, b in zip(*times, strict=True)]
+    return median(times[0]), median(times[1]), median(pairs)
+
+
+def markdown_table(frame, digits: int = 3) -> str:
+    """A pandas frame, index included, as a Markdown table."""
+
+    def text(value) -> str:
+        return f"{value:.{digits}f}" if isinstance(value, float) else str(value)
+
+    rows = [[frame.index.name or "", *frame.columns]]
+    rows += [[index, *row] for index, row in zip(frame.index, frame.values.tolist(), strict=True)]
+    lines = ["| " + " | ".join(map(text, row)) + " |" for row in rows]
+    return "\n".join([lines[0], "|---" * len(rows[0]) + "|", *lines[1:]])

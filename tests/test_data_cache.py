@@ -337,12 +337,12 @@ module.SHARD = 4
 class Slow(Toy):
     def produce(self, indices):
         for record in super().produce(indices):
-            time.sleep({pause})
             print("made", self.made[-1], flush=True)
+            time.sleep({pause})
             yield record
 
+print("start", flush=True)
 data = Slow({length})
-print("ready", flush=True)
 print("sum", sum(float(item["depth"].double().sum()) for item in data), flush=True)
 """
 
@@ -379,7 +379,7 @@ def test_killed_writer_is_completed(own_folder):
             break
     assert [*own_folder.rglob("00001.npy.*.tmp")]
     writer.send_signal(signal.SIGKILL)
-    writer.wait()
+    writer.communicate()
     assert [*own_folder.rglob("00001.npy.*.tmp")]  # it had no chance to tidy up
     assert not [*own_folder.rglob("00001.npy")]
 
@@ -391,12 +391,14 @@ def test_killed_writer_is_completed(own_folder):
 
 
 def test_reader_that_waits_for_a_killed_writer_takes_over():
-    writer = start(length=4, pause=0.2)  # one shard: the reader has nothing else to do
-    assert next(writer.stdout).strip() == "made 0"
+    writer = start(length=4, pause=100)  # one shard: the reader has nothing else to do
+    assert [next(writer.stdout).strip() for _ in range(2)] == ["start", "made 0"]
     reader = start(length=4)
-    time.sleep(0.1)
+    assert next(reader.stdout).strip() == "start"
+    time.sleep(0.5)
+    assert reader.poll() is None  # it waits for the lock
     writer.send_signal(signal.SIGKILL)
     output = reader.communicate(timeout=60)[0]
-    writer.wait()
+    writer.communicate()
     assert lines(output, "made") == ["0", "1", "2", "3"]
     assert float(lines(output, "sum")[0]) == pytest.approx(expected_sum(4))

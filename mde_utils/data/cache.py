@@ -35,6 +35,7 @@ from torch.nn import functional as F
 from torch.utils.data import Dataset, default_collate
 from tqdm.auto import tqdm
 
+from ..depth_bins import RANGES
 from .transforms import resolve_augmentation
 
 SHARD = 128  # records in a shard: what a killed writer loses at most
@@ -103,6 +104,8 @@ class CachedDataset(Dataset):
     """
 
     depth_unit: float = 1.0  # metres per stored unit of an integer depth
+    name: str  # "rooms/train", for titles and tables
+    depth_range: tuple[float, float] | None  # (alpha, beta) in metres of its depth bins
 
     def __init__(
         self,
@@ -118,6 +121,8 @@ class CachedDataset(Dataset):
         self.augment = resolve_augmentation(augment)
         self.dtype = np.dtype([(name, *spec) for name, spec in fields.items()])
         self.cache_folder: Path | None = None
+        self.name = "/".join(str(key[k]) for k in ("dataset", "split") if k in key)
+        self.depth_range = RANGES.get(key.get("dataset"))
         self._length = length
         self._shards: dict[int, np.ndarray] = {}
         if cache:

@@ -25,9 +25,10 @@ def batches(
     fetch = getattr(dataset, "__getitems__", None) or (lambda ids: [dataset[i] for i in ids])
     for start in range(0, len(indices), batch_size):
         chunk = list(indices[start : start + batch_size])
+        items = fetch(chunk)
         names: list[str] = []
         run: list[dict[str, Tensor]] = []
-        for index, item in zip(chunk, fetch(chunk), strict=True):
+        for index, item in zip(chunk, items, strict=True):
             name = str(item.get("name", f"image {index}"))
             if missing := [field for field in fields if field not in item]:
                 raise ValueError(f"{name} has no {missing[0]!r}; it has {', '.join(item)}.")
@@ -36,12 +37,17 @@ def batches(
                 shape = tuple(tensors["depth"].shape)
                 raise ValueError(f"The depth of {name} must be (1, h, w), got {shape}.")
             if run and any(run[0][field].shape != tensors[field].shape for field in fields):
-                yield names, _stack(run)
+                yield names, _stack(run, {})
                 names, run = [], []
             names.append(name)
             run.append(tensors)
-        yield names, _stack(run)
+        # What a CachedDataset has read as one batch is one already.
+        whole = (getattr(items, "stacked", None) or {}) if len(run) == len(items) else {}
+        yield names, _stack(run, whole)
 
 
-def _stack(run: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-    return {field: torch.stack([tensors[field] for tensors in run]) for field in run[0]}
+def _stack(run: list[dict[str, Tensor]], whole: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {
+        field: whole[field] if field in whole else torch.stack([t[field] for t in run])
+        for field in run[0]
+    }

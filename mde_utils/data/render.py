@@ -1,8 +1,9 @@
 """A small ray caster in plain torch: analytic solids, textures, lights with shadows.
 
 It knows nothing of rooms. A `Scene` is a list of solids (boxes, rounded boxes, cones, ellipsoids)
-with materials, and a list of lights; `render` turns several scenes and cameras into images, z-depth,
-normals and labels in one go, on whichever device it is told. Nothing loops over pixels or solids:
+with materials, and a list of lights; `render` turns several scenes and cameras into images,
+z-depth, normals and labels in one go, on whichever device it is told. Nothing loops over pixels or
+solids:
 
 - Every solid is an affine image of a unit solid, so one camera ray (x, y, 1) becomes
   o + t (a_x x + a_y y + a_z) in the unit frame and t *is* the z-depth.
@@ -406,7 +407,8 @@ def surface(solids, hits, solid, pair, x, y, depth, world=None) -> Surface:
     half = solids.half.T.contiguous().index_select(1, solid)
 
     # As if all were boxes; the few others are overwritten below.
-    size = [pi.abs() for pi in p]
+    # Faces turned away cannot have been hit, though rounding may put an edge's hit on them.
+    size = [pi.abs() - 2.0 * (pi * di > 0) for pi, di in zip(p, d, strict=True)]
     first = size[0] >= size[1]
     value = torch.maximum(size[0], size[1])
     third = size[2] > value
@@ -437,9 +439,11 @@ def surface(solids, hits, solid, pair, x, y, depth, world=None) -> Surface:
             slope, mid = (ratio - 1) / 2, (ratio + 1) / 2
             rho = (pk[0] ** 2 + pk[1] ** 2).sqrt() + 1e-9
             side, cap = rho - (slope * pk[2] + mid), pk[2].abs() - 1
-            is_cap = cap > side
             zero = torch.zeros_like(rho)
             g = torch.stack([pk[0] / rho, pk[1] / rho, -slope])
+            dk = [di.index_select(0, n) for di in d]
+            away = g[0] * dk[0] + g[1] * dk[1] + g[2] * dk[2] >= 0
+            is_cap = ((cap > side) | away) & (pk[2] * dk[2] < 0)
             g = torch.where(is_cap, torch.stack([zero, zero, pk[2].sign()]), g)
             f = torch.where(is_cap, cap, side)
             near_face = torch.where(is_cap, 2, 1)
@@ -454,6 +458,9 @@ def surface(solids, hits, solid, pair, x, y, depth, world=None) -> Surface:
     normal = torch.stack(
         [a[i] * grad[0] + a[3 + i] * grad[1] + a[6 + i] * grad[2] for i in (0, 1, 2)]
     )
+    # At silhouettes rounding may turn a normal away from the camera by a hair.
+    turned = (normal[0] * x + normal[1] * y + normal[2]).clamp_(min=0) / (x * x + y * y + 1)
+    normal = normal - turned * torch.stack([x, y, torch.ones_like(x)])
     normal = normal * (normal * normal).sum(0).rsqrt()
     if world is not None:
         along = solids.material[16].index_select(0, solid) > 0
@@ -517,7 +524,7 @@ def _stack_lamps(scenes, device, shadow_size):
     return slots, cameras, owner
 
 
-def _visible(values, shadow_map, slot, p, normal, size, far):
+def _visible(values, shadow_map, slot, p, normal, cos, size):
     """How much of a light reaches points p (3, N): its shadow map, softly compared."""
     r = values[17:26]
     tangent, beyond, soft = values[26], values[27], values[28]
@@ -533,7 +540,7 @@ def _visible(values, shadow_map, slot, p, normal, size, far):
     # Fades out towards the rim of the cone.
     rim = torch.maximum((u - (size - 1) / 2).abs_(), (v - (size - 1) / 2).abs_())
     inside = ((size / 2 - 2 - rim) * (1 / (0.2 * size))).clamp_(0, 1) * (z > 0.05)
-    near = z - 0.004 - 0.3 * off
+    near = z - 0.004 - off * (0.2 + 0.12 / cos.clamp(min=0.08))
     u0, v0 = (x.clamp_(1, size - 3).floor() for x in (u, v))
     fu, fv = u - u0, v - v0
     index = (v0 * size + u0).to(torch.int32) + slot * (size * size)
@@ -549,7 +556,7 @@ def _visible(values, shadow_map, slot, p, normal, size, far):
     return beyond + (lit - beyond) * inside
 
 
-def shade(solids, scenes_light, lamps, maps, cfg, sample):
+def shade(solids, scenes_light, lamps, maps, shadow_size, sample):
     """Linear RGB (3, N) of surface samples."""
     scene, solid, surf, p, normal, view, ao, pixel = sample
     m = solids.material.index_select(1, solid)
@@ -583,7 +590,7 @@ def shade(solids, scenes_light, lamps, maps, cfg, sample):
             power = power * inside
         slot = _pick(lamp.shadow[None], scene)[0]
         if maps is not None and (slot >= 0).any():
-            lit = _visible(v, maps, slot.clamp(min=0).int(), p, normal, cfg["shadow"], cfg["far"])
+            lit = _visible(v, maps, slot.clamp(min=0).int(), p, normal, cos, shadow_size)
             power = power * (lit if slot.shape[0] == 1 else torch.where(slot >= 0, lit, 1.0))
         light = light + v[3:6] * (power * diffuse * (0.65 + 0.35 * ao))
         half = [t - w for t, w in zip(to, view, strict=True)]
@@ -639,8 +646,8 @@ def render(scenes, cameras, size, *, device="cpu", far=16.0, shadow_size=256, sm
 
     scenes: list of S scenes. cameras: list of S lists of as many cameras each (n).
     Returns linear `image` (S, n, 3, H, W), `depth` (S, n, H, W) metres, `normal` (S, n, 3, H, W)
-    in the camera frame, `gloss` (S, n, H, W) and `label` (S, n, H, W) int64, −1 where a ray leaves the scene (its depth
-    is then `far`). `smooth`: antialiased silhouettes; depth, normal and label are those of the
+    in the camera frame, `gloss` (S, n, H, W) and `label` (S, n, H, W) int64, −1
+    where a ray leaves the scene (its depth is then `far`). `smooth`: antialiased silhouettes; depth, normal and label are those of the
     pixel's centre in any case.
     """
     device = torch.device(device)
@@ -663,7 +670,6 @@ def _render(scenes, cameras, size, device, far, shadow_size, smooth):
         maps = cast(solids, light_views, (shadow_size,) * 2, far=far, shadow=True).depth.flatten()
     ambient = torch.tensor([[*s.ambient_up, *s.ambient_down] for s in scenes]).T.contiguous()
     ambient = ambient.to(device)
-    cfg = {"shadow": shadow_size, "far": far}
 
     hits = cast(solids, views, size, far=far)
     view = torch.arange(n_views, device=device)[:, None, None].expand(n_views, height, width)
@@ -709,7 +715,7 @@ def _render(scenes, cameras, size, device, far, shadow_size, smooth):
     ao = occlusion(points, normal_image, views.fx).flatten()
     scene = views.scene[flat_view] if len(scenes) > 1 else flat_view
     pixel = (1 / _pick(constants, flat_view)[0]).expand_as(depth)
-    args = (solids, ambient, lamps, maps, cfg)
+    args = (solids, ambient, lamps, maps, shadow_size)
     colour = shade(*args, (scene, safe, s, world, normal, d, ao, pixel))
     colour = colour * (solid >= 0)
     image = colour.reshape(3, *shape)
@@ -742,8 +748,8 @@ _OFFSETS = ((-0.36, -0.14), (0.31, -0.28), (0.05, 0.4))  # beside the centre
 
 
 def _antialias(image, hits, solids, normal, samples, args, views, ao, pixel, constants):
-    """Replace silhouette pixels by the mean of four samples, three of them taken against the solids at the pixel
-    and beside it. `image`: (3, V, H, W), changed in place."""
+    """Replace silhouette pixels by the mean of four samples, three of them taken
+    against the solids at the pixel and beside it. `image`: (3, V, H, W), changed in place."""
     solid = hits.solid
     h, w = solid.shape[1:]
     bump = torch.zeros_like(solid, dtype=torch.bool)

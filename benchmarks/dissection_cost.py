@@ -1,0 +1,90 @@
+"""Claims: dissecting all 16 layers of METER-XXS costs at most 1.25 times the plain forward passes
+over the same loader, and its memory does not grow from 100 to 5,000 images."""
+
+import json
+import subprocess
+import sys
+
+import torch
+from _common import paired_times, write_result
+
+from mde_utils.data import load_dataset
+from mde_utils.data.loading import batches
+from mde_utils.dissection import dissect
+from mde_utils.models import build_model
+
+IMAGES = 128
+
+
+class Repeated:
+    """A data set of any length that costs no memory: the same few items again and again."""
+
+    depth_range = (0.75, 10.0)
+
+    def __init__(self, items, length):
+        self.items, self.length = items, length
+
+    def __len__(self):
+        return self.length
+
+    def __getitem__(self, i):
+        return self.items[i % len(self.items)]
+
+
+def peak_memory(images: int) -> float:
+    """MiB, of a process of its own that dissects so many images."""
+    done = subprocess.run(
+        [sys.executable, __file__, str(images)], capture_output=True, text=True, check=True
+    )
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def measure_memory(images: int) -> None:
+    import resource
+
+    torch.manual_seed(0)
+    items = [
+        {"image": torch.rand(3, 61, 64), "depth": torch.rand(1, 61, 64) * 10} for _ in range(8)
+    ]
+    model = build_model("meter_xxs")
+    dissect(model, Repeated(items, images), list(model.taps))
+    print(json.dumps(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024))
+
+
+def main():
+    data = load_dataset("rooms", "test", limit=IMAGES, fields=("image", "depth"))
+    model = build_model("meter_xxs").eval()
+    layers = list(model.taps)
+
+    def forward():
+        with torch.no_grad():
+            for _, batch in batches(data, range(len(data)), 16, ("image", "depth")):
+                model(batch["image"])
+
+    dissected, plain, ratio = paired_times(
+        lambda: dissect(model, data, layers), forward, repeats=15
+    )
+    memory = {n: peak_memory(n) for n in (100, 1000, 5000)}
+    result = {
+        "images": IMAGES,
+        "layers": layers,
+        "forward_s": plain,
+        "dissect_s": dissected,
+        "ratio": ratio,
+        "peak_memory_MiB": memory,
+    }
+    peaks = " · ".join(f"{n:,} images: {mib:.0f} MiB" for n, mib in memory.items())
+    markdown = (
+        "# The cost of a dissection\n\n"
+        f"METER-XXS, all {len(layers)} layers, {IMAGES} rooms at 192×256 in batches of 16; plain "
+        "forward passes and dissection take turns, medians of 15 pairs.\n\n"
+        "| forward passes | dissection | ratio |\n|---|---|---|\n"
+        f"| {plain:.2f} s | {dissected:.2f} s | **{ratio:.2f}** |\n\n"
+        f"Peak memory of the process (61×64 images, all layers): {peaks}."
+    )
+    write_result("dissection_cost", result, markdown)
+    print(markdown)
+
+
+if __name__ == "__main__":
+    measure_memory(int(sys.argv[1])) if len(sys.argv) > 1 else main()
