@@ -21,8 +21,6 @@ Pixel (u, v) has its centre at integer coordinates: x = (u - cx) / fx.
 from __future__ import annotations
 
 import math
-
-
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -647,8 +645,8 @@ def render(scenes, cameras, size, *, device="cpu", far=16.0, shadow_size=256, sm
     scenes: list of S scenes. cameras: list of S lists of as many cameras each (n).
     Returns linear `image` (S, n, 3, H, W), `depth` (S, n, H, W) metres, `normal` (S, n, 3, H, W)
     in the camera frame, `gloss` (S, n, H, W) and `label` (S, n, H, W) int64, −1
-    where a ray leaves the scene (its depth is then `far`). `smooth`: antialiased silhouettes; depth, normal and label are those of the
-    pixel's centre in any case.
+    where a ray leaves the scene (its depth is then `far`). `smooth`: antialiased silhouettes;
+    depth, normal and label are those of the pixel's centre in any case.
     """
     device = torch.device(device)
     with torch.no_grad():
