@@ -13,10 +13,23 @@ from pathlib import Path
 def atomic(path: str | Path) -> Iterator[Path]:
     """A temporary file beside ``path`` that takes its name when the block ends without an error:
     ``with atomic("a.json") as temporary: temporary.write_text(text)``. After an error the former
-    file is as it was and the temporary one is gone. Folders are made."""
+    file is as it was and the temporary one is gone. Folders are made.
+
+    Raises:
+        OSError: its kind for the cause (PermissionError, …), naming the folder.
+    """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(
+            dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix
+        )
+    except OSError as error:
+        raise OSError(
+            error.errno,
+            f"Cannot write {path.name!r} into the folder {path.parent} ({error.strerror}); "
+            "choose a folder that can be written",
+        ) from None
     os.close(handle)
     temporary = Path(name)
     try:

@@ -119,7 +119,13 @@ def plot_depth_histogram(depths: Mapping[str, Tensor], bins: DepthBins) -> Figur
         rows += [(label, i, s) for i, s in enumerate((100 * share / share.sum()).tolist())]
     frame = pd.DataFrame(rows, columns=["data", "bin", "share"])
     sns.lineplot(
-        frame, x="bin", y="share", hue="data", drawstyle="steps-mid", palette=PALETTE[: len(depths)], ax=ax
+        frame,
+        x="bin",
+        y="share",
+        hue="data",
+        drawstyle="steps-mid",
+        palette=PALETTE[: len(depths)],
+        ax=ax,
     )
     ax.set(ylabel="labelled pixels [%]", ylim=(0, None))
     ax.legend(title=None, frameon=False)

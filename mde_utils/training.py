@@ -388,7 +388,6 @@ def _claim(run_dir: Path, config: TrainConfig) -> None:
                 "overwritten: choose another run_dir, or remove that one."
             )
         return
-    run_dir.mkdir(parents=True, exist_ok=True)
     config.save(path)
 
 

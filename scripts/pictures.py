@@ -1,0 +1,32 @@
+"""Draws the README's pictures from the shipped weights: `python scripts/pictures.py`."""
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+from notebook_tools import ROOT
+
+from mde_utils import build_model, dissect, load_dataset, plots
+
+LAYER = "dec_3"
+
+
+def main():
+    rooms = load_dataset("rooms", "test", limit=64, fields=("image", "depth"))
+    columns = 8
+    figure, axes = plt.subplots(3, columns, figsize=(12, 3.5), layout="constrained")
+    for ax, item in zip(axes.ravel(), rooms, strict=False):
+        plots.show_image(ax, item["image"])
+    figure.savefig(ROOT / "docs" / "rooms.jpg", dpi=100, pil_kwargs={"quality": 85})
+
+    models = {
+        name: build_model("meter_xxs", weights="rooms", variant=name)
+        for name in ("baseline", "selective")
+    }
+    seen = {name: dissect(model, rooms, [LAYER]) for name, model in models.items()}
+    figure = plots.plot_unit_maps(models, seen, list(rooms)[:24], LAYER, [1, 3, 5, 7])
+    figure.savefig(ROOT / "docs" / "units.png", dpi=90)
+
+
+if __name__ == "__main__":
+    main()
