@@ -15,12 +15,12 @@ from pathlib import Path
 import pandas as pd
 import torch
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 
 from mde_utils.activations import evaluating, tap
 from mde_utils.checkpoints import write_safetensors
 from mde_utils.data.loading import batches
 from mde_utils.depth_bins import DepthBins, depth_range, find_range
+from mde_utils.environment import progress
 from mde_utils.selectivity import (
     EPS,
     assigned_bins,
@@ -267,12 +267,10 @@ def dissect(
     sums: dict[str, Tensor] = {}
     pixels: dict[str, Tensor] = {}
     with evaluating(model), tap(model, layers, grids=grids) as acts:
-        for _, batch in tqdm(
+        for _, batch in progress(
             batches(dataset, indices, batch_size, ("image", "depth", *inputs)),
             total=math.ceil(len(indices) / max(batch_size, 1)),
             desc="dissect",
-            leave=False,
-            disable=None,
         ):
             batch = {k: v.to(device, non_blocking=True) for k, v in batch.items()}
             model(batch["image"], **{k: batch[k] for k in inputs})

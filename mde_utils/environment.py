@@ -10,6 +10,7 @@ from importlib import metadata
 
 import numpy as np
 import torch
+from tqdm.auto import tqdm
 
 PROFILES = ("auto", "demo", "full")
 
@@ -104,6 +105,15 @@ def seed_everything(seed: int) -> None:
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)
+
+
+def progress(iterable=None, **options):
+    """tqdm's bar for a person who waits: gone when done, none without a terminal or notebook, none
+    where the environment variable `TQDM_DISABLE` is set."""
+    # tqdm's notebook bar takes `disable=None` for no, its terminal bar for "unless a terminal".
+    return tqdm(
+        iterable, leave=False, disable=bool(os.environ.get("TQDM_DISABLE")) or None, **options
+    )
 
 
 def host() -> str:

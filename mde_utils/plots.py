@@ -251,7 +251,9 @@ def plot_unit_maps(
             where, acts = seen[name][best]
             row[1 + 2 * i].imshow((where == target).numpy(), cmap="gray", vmin=0, vmax=1)
             _bare(row[1 + 2 * i])
-            row[2 + 2 * i].imshow(acts[unit].abs().float().numpy(), cmap=RESPONSE, vmin=0)
+            response = acts[unit].abs().float().numpy()
+            # A few pixels at the border can be far above all others.
+            row[2 + 2 * i].imshow(response, cmap=RESPONSE, vmin=0, vmax=np.quantile(response, 0.99))
             _bare(row[2 + 2 * i])
         row[0].set_ylabel(f"unit {unit}\n{near:.2f}–{far:.2f} m", fontsize=8)
     axes[0][0].set_title("RGB", fontsize=9)

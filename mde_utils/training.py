@@ -25,14 +25,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from tqdm.auto import tqdm
 
 from mde_utils.activations import tap
 from mde_utils.checkpoints import load_weights, save_weights
 from mde_utils.data import collate, load_dataset
 from mde_utils.depth_bins import find_range
 from mde_utils.dissection import dissect
-from mde_utils.environment import amp_dtype, pick_device, seed_everything
+from mde_utils.environment import amp_dtype, pick_device, progress, seed_everything
 from mde_utils.evaluation import evaluate
 from mde_utils.files import atomic
 from mde_utils.losses import balanced_loss
@@ -245,13 +244,11 @@ def fit(model: nn.Module, train_set, val_set, config: TrainConfig) -> History:
         rows = _resume(run_dir, model, optimiser, scaler)
     best = _best(rows, config.best_by)
     best_state = None
-    epochs = tqdm(
+    epochs = progress(
         range(len(rows) + 1, config.num_epochs + 1),
         initial=len(rows),
         total=config.num_epochs,
         desc=config.method if config.neuron_selective else "baseline",
-        leave=False,
-        disable=None,
     )
     for epoch in epochs:
         start = time.perf_counter()
@@ -330,7 +327,7 @@ def _epoch(model, loader, step: _Step, optimiser, scaler, epoch: int) -> dict:
     images = 0
     watch = tap(model, config.cfg_layers, detach=False) if config.cfg_layers else nullcontext({})
     with watch as acts:
-        for batch in tqdm(loader, desc=f"epoch {epoch}", leave=False, disable=None):
+        for batch in progress(loader, desc=f"epoch {epoch}"):
             loss, parts = step(batch, acts)
             if not loss.isfinite():
                 names = ", ".join(map(str, batch.get("name", ["(without names)"])))

@@ -21,7 +21,6 @@ import json
 import operator
 import os
 import shutil
-import sys
 import uuid
 import warnings
 from collections.abc import Callable, Iterable
@@ -33,9 +32,9 @@ import torch
 from filelock import FileLock, Timeout
 from torch.nn import functional as F
 from torch.utils.data import Dataset, default_collate
-from tqdm.auto import tqdm
 
 from ..depth_bins import RANGES
+from ..environment import progress
 from .transforms import resolve_augmentation
 
 SHARD = 128  # records in a shard: what a killed writer loses at most
@@ -270,9 +269,7 @@ class CachedDataset(Dataset):
             needed = sum(missing.values()) * self.dtype.itemsize
             if needed > free:
                 raise OSError(errno.ENOSPC, f"{needed / 1e9:.2f} GB needed, {free / 1e9:.2f} free")
-        # A terminal that is none sees no bar; in a notebook TQDM_DISABLE=1 turns it off.
-        quiet = {} if "ipykernel" in sys.modules else {"disable": None}
-        with tqdm(total=sum(missing.values()), desc=folder.name, leave=False, **quiet) as bar:
+        with progress(total=sum(missing.values()), desc=folder.name) as bar:
             busy = [shard for shard in missing if not self._build_shard(shard, bar, wait=False)]
             for shard in busy:
                 self._build_shard(shard, bar, wait=True)
