@@ -66,8 +66,9 @@ def tap(
         A dict that every forward empties and fills again: layer → (B, K, h, w).
 
     Raises:
-        ValueError: unknown layer, no layers, a layer that runs twice in one forward, or one whose
-            output is neither (B, K, h, w) nor tokens with a grid.
+        ValueError: unknown layer, no layers, a layer that runs twice in one forward, one whose
+            output is neither (B, K, h, w) nor tokens with a grid, or (``detach=False``) one that
+            a later layer overwrites in place.
     """
     layers = _names(layers)
     grids = dict(grids or {})
@@ -75,16 +76,24 @@ def tap(
         raise ValueError(f"grids names layers that are not tapped: {stray}. Tapped: {layers}.")
     modules = {layer: find_layer(model, layer) for layer in layers}
     acts = Activations()
+    versions: dict[str, int] = {}
     running = False  # inside a forward of `model` itself (not of a part that the user calls)
 
     def start(*_):
         nonlocal running
         running = True
         acts.clear()
+        versions.clear()
 
     def stop(*_):
         nonlocal running
         running = False
+        for layer, version in versions.items():
+            if acts[layer]._version != version:
+                raise ValueError(
+                    f"Layer {layer!r} is overwritten in place by a later one (an in-place ReLU or "
+                    "addition), so a loss cannot use its activation. Tap that later layer."
+                )
 
     def keep(layer: str) -> Callable:
         def hook(_module, _inputs, output):
@@ -94,7 +103,10 @@ def tap(
                     "ambiguous. Tap a module that runs once."
                 )
             value = as_map(output, layer, grids.get(layer))
-            acts[layer] = value.detach() if detach else value
+            # A copy: many networks go on to change a layer's output in place.
+            acts[layer] = value.detach().clone() if detach else value
+            if not detach:
+                versions[layer] = value._version
 
         return hook
 

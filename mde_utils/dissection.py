@@ -254,8 +254,14 @@ def dissect(
         raise ValueError("The data set is empty: there is nothing to dissect.")
     layers = [layers] if isinstance(layers, str) else list(layers)
     given = dict(bins) if isinstance(bins, Mapping) else None
-    if given is not None and (missing := [layer for layer in layers if layer not in given]):
-        raise ValueError(f"bins names no bins for the layers {missing}.")
+    if given is not None:
+        if missing := [layer for layer in layers if layer not in given]:
+            raise ValueError(f"bins names no bins for the layers {missing}.")
+        if any(given[layer].overflow != "ignore" for layer in layers):
+            raise ValueError(
+                "Give bins without overflow='first': both definitions are read from one pass, and "
+                "definition='reference' is what counts far depth to the first bin."
+            )
     span = None
     if given is None:
         span = find_range(dataset, model) if bins is None else depth_range(bins)
@@ -276,6 +282,8 @@ def dissect(
             model(batch["image"], **{k: batch[k] for k in inputs})
             if given is None:
                 given = {k: layer_bins(acts[k].shape[1], span) for k in layers}
+            for k in layers if not sums else ():
+                assigned_bins(acts[k].shape[1], len(given[k]))  # refuses more bins than units
             pooled = pool_layers({k: acts[k] for k in layers}, batch["depth"], given)
             for layer, (s, n) in pooled.items():
                 sums[layer] = sums.get(layer, 0) + s

@@ -13,11 +13,12 @@ import difflib
 import hashlib
 import json
 import math
+import os
 import sys
 import time
 import warnings
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 
 import pandas as pd
@@ -26,7 +27,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from mde_utils.activations import tap
+from mde_utils.activations import find_layer, tap
 from mde_utils.checkpoints import load_weights, save_weights
 from mde_utils.data import collate, load_dataset
 from mde_utils.depth_bins import find_range
@@ -92,7 +93,8 @@ class TrainConfig:
     run_dir: str | None = None
 
     def __post_init__(self):
-        object.__setattr__(self, "cfg_layers", tuple(self.cfg_layers))
+        layers = (self.cfg_layers,) if isinstance(self.cfg_layers, str) else self.cfg_layers
+        object.__setattr__(self, "cfg_layers", tuple(layers))
         for name, known in (
             ("method", METHODS),
             ("definition", DEFINITIONS),
@@ -158,14 +160,15 @@ class TrainConfig:
     def save(self, path: str | Path) -> Path:
         """Write as JSON."""
         with atomic(path) as temporary:
-            temporary.write_text(json.dumps(asdict(self), indent=2) + "\n")
+            temporary.write_text(json.dumps(asdict(self), indent=2, default=str) + "\n")
         return Path(path)
 
     def run_name(self) -> str:
         """A readable folder name that differs wherever two configs do."""
         how = f"{self.method}{self.imde_alpha:g}" if self.neuron_selective else "baseline"
         values = {k: v for k, v in asdict(self).items() if k != "run_dir"}
-        digest = hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:8]
+        text = json.dumps(values, sort_keys=True, default=str)
+        digest = hashlib.sha256(text.encode()).hexdigest()[:8]
         return f"{self.model}-{self.dataset}-{how}-seed{self.seed}-{digest}"
 
 
@@ -201,19 +204,27 @@ def fit(model: nn.Module, train_set, val_set, config: TrainConfig) -> History:
     The target is resized (nearest) to the network's resolution, as the METER notebook does, for
     both terms. Selectivity of ``cfg_layers`` is measured in every run, selective or not. A run
     folder that holds the same config is continued after its last whole epoch, and a finished one
-    is read, not run again; from a fresh model the outcome is the same bit for bit.
+    is read, not run again; from a fresh model, and on a CPU, the outcome is the same bit for bit.
 
     Args:
         model: maps images to metres; an ``nn.Module`` without ``loss_scale`` has 1.
         train_set, val_set: items with ``image`` and ``depth``.
 
     Raises:
-        ValueError: an empty data set, unknown layers, a run folder of another config.
+        ValueError: an empty data set, one without valid depth, unknown layers, a run folder of
+            another config, or a batch without valid depth (naming its images).
+        OSError: the run folder cannot be written; raised before the first epoch.
         FloatingPointError: the loss is not finite; the last whole epoch is kept.
     """
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        raise NotImplementedError(
+            "fit runs in one process so far; start it without a launcher, or set WORLD_SIZE=1."
+        )
+    span = find_range(train_set, model)
     for name, dataset in (("training", train_set), ("validation", val_set)):
-        if len(dataset) == 0:
-            raise ValueError(f"The {name} set is empty.")
+        _check_data(name, dataset, span)
+    for layer in config.cfg_layers:
+        find_layer(model, layer)
     run_dir = Path(config.run_dir) if config.run_dir else None
     if run_dir:
         _claim(run_dir, config)
@@ -236,12 +247,13 @@ def fit(model: nn.Module, train_set, val_set, config: TrainConfig) -> History:
         # A last batch of one image would put noise into batch normalisation.
         drop_last=len(train_set) > config.batch_size,
     )
-    span = find_range(train_set, model)
     step = _Step(model, config, span, device, dtype)
 
     rows: list[dict] = []
     if run_dir and (run_dir / "last.pt").is_file():
         rows = _resume(run_dir, model, optimiser, scaler)
+    if run_dir and len(rows) < config.num_epochs:
+        config.save(run_dir / "config.json")  # where this cannot be written, nothing is lost yet
     best = _best(rows, config.best_by)
     best_state = None
     epochs = progress(
@@ -287,6 +299,18 @@ def fit(model: nn.Module, train_set, val_set, config: TrainConfig) -> History:
     return History(pd.DataFrame(rows), config, best, run_dir)
 
 
+def _check_data(name: str, dataset, span: tuple[float, float]) -> None:
+    """Refuse a data set without images, or without any depth that can be learned or measured."""
+    if len(dataset) == 0:
+        raise ValueError(f"The {name} set is empty.")
+    depths = (dataset[i]["depth"] for i in range(len(dataset)))
+    if not any(((depth > 0) & (depth < span[1])).any() for depth in depths):
+        raise ValueError(
+            f"The {name} set has no depth between 0 and {span[1]:g} m in any of its "
+            f"{len(dataset)} images: is it in metres, and 0 only where there is no measurement?"
+        )
+
+
 class _Step:
     """The loss of one batch and its parts."""
 
@@ -298,7 +322,10 @@ class _Step:
         self.inputs = tuple(getattr(model, "input_names", ()))
 
     def __call__(self, batch: dict, acts) -> tuple[Tensor, dict[str, Tensor]]:
-        """Scalar loss, and what to log: tensors, so that nothing waits for a GPU."""
+        """Scalar loss, and what to log.
+
+        Without a pixel inside the bins the batch has no selectivity, and the term is left out.
+        """
         image = batch["image"].to(self.device, memory_format=torch.channels_last, non_blocking=True)
         target = batch["depth"].to(self.device, non_blocking=True)
         extra = {k: batch[k].to(self.device, non_blocking=True) for k in self.inputs}
@@ -308,7 +335,7 @@ class _Step:
         depth = self.depth_loss(pred.float(), target)
         loss = self.scale * depth
         parts = {"depth_loss": depth.detach()}
-        if acts:
+        if acts and ((target > 0) & (target <= self.selectivity.range[1])).any():
             wanted = self.config.neuron_selective
             with nullcontext() if wanted else torch.no_grad():
                 terms = self.selectivity.layers(acts, target)
@@ -324,13 +351,17 @@ def _epoch(model, loader, step: _Step, optimiser, scaler, epoch: int) -> dict:
     model.train()
     config = step.config
     sums: dict[str, Tensor] = {}
+    weights: dict[str, int] = {}
     images = 0
     watch = tap(model, config.cfg_layers, detach=False) if config.cfg_layers else nullcontext({})
     with watch as acts:
         for batch in progress(loader, desc=f"epoch {epoch}"):
-            loss, parts = step(batch, acts)
+            names = ", ".join(map(str, batch.get("name", ["(without names)"])))
+            try:
+                loss, parts = step(batch, acts)
+            except ValueError as error:
+                raise ValueError(f"In epoch {epoch}, at the images {names}: {error}") from error
             if not loss.isfinite():
-                names = ", ".join(map(str, batch.get("name", ["(without names)"])))
                 raise FloatingPointError(
                     f"The loss is {loss.item()} in epoch {epoch}, at the images {names}. The last "
                     "whole epoch is kept. Lower learning_rate or the magnitude of imde_alpha, or "
@@ -344,7 +375,8 @@ def _epoch(model, loader, step: _Step, optimiser, scaler, epoch: int) -> dict:
             images += n
             for key, value in parts.items():
                 sums[key] = sums.get(key, 0) + value * n
-    return {key: float(value) / images for key, value in sums.items()} | {"images": images}
+                weights[key] = weights.get(key, 0) + n
+    return {key: float(value) / weights[key] for key, value in sums.items()} | {"images": images}
 
 
 def _learning_rate(config: TrainConfig, epoch: int) -> float:
@@ -369,13 +401,13 @@ def _about(config: TrainConfig, row: dict) -> dict:
 
 
 def _claim(run_dir: Path, config: TrainConfig) -> None:
-    """Make the folder this config's own.
+    """See that the folder is this config's own, or holds no run yet.
 
     Raises:
         ValueError: it belongs to another config; the message shows the difference.
     """
     path = run_dir / "config.json"
-    if path.is_file():
+    if path.is_file() and (run_dir / "last.pt").is_file():
         there, own = asdict(TrainConfig.load(path)), asdict(config)
         other = [k for k in own if k != "run_dir" and _plain(there[k]) != _plain(own[k])]
         if other:
@@ -384,12 +416,10 @@ def _claim(run_dir: Path, config: TrainConfig) -> None:
                 f"The run folder {run_dir} belongs to another config ({difference}). Nothing was "
                 "overwritten: choose another run_dir, or remove that one."
             )
-        return
-    config.save(path)
 
 
 def _plain(value):
-    return json.loads(json.dumps(value))
+    return json.loads(json.dumps(value, default=str))
 
 
 def _save(run_dir: Path, model, optimiser, scaler, rows: list[dict]) -> None:
@@ -408,7 +438,8 @@ def _resume(run_dir: Path, model, optimiser, scaler) -> list[dict]:
     state = torch.load(run_dir / "last.pt", map_location="cpu", weights_only=True)
     model.load_state_dict(state["model"])
     optimiser.load_state_dict(state["optimiser"])
-    scaler.load_state_dict(state["scaler"])
+    if state["scaler"]:  # empty from a run without float16
+        scaler.load_state_dict(state["scaler"])
     return state["rows"]
 
 
@@ -417,6 +448,7 @@ def main(arguments: list[str]) -> None:
     if len(arguments) != 1:
         raise SystemExit("usage: python -m mde_utils.training config.json")
     config = TrainConfig.load(arguments[0])
+    config = replace(config, run_dir=config.run_dir or f"runs/{config.run_name()}")
     options = dict(config.data_options)
     own = {split: options.pop(split, {}) for split in ("train", "val")}
     sets = [
@@ -427,6 +459,7 @@ def main(arguments: list[str]) -> None:
     model = build_model(config.model, weights=config.weights, **config.model_options)
     history = fit(model, *sets, config)
     print(f"best epoch {history.best_epoch} by {config.best_by}: {history.best}")
+    print(f"the run is in {history.run_dir}")
 
 
 if __name__ == "__main__":

@@ -136,3 +136,17 @@ def test_tokens_need_their_grid():
 def test_find_layer_takes_any_module():
     model = nn.Sequential(nn.Conv2d(3, 3, 1))
     assert find_layer(model, "0") is model[0]
+
+
+def test_layers_that_overwrite_in_place():
+    conv = nn.Conv2d(3, 4, 1)
+    model = nn.Sequential(conv, nn.ReLU(inplace=True))
+    x = torch.randn(1, 3, 8, 8)
+    with tap(model, ["0"]) as acts:
+        model(x)
+        assert (acts["0"] < 0).any()
+        torch.testing.assert_close(acts["0"], conv(x).detach())
+    with pytest.raises(ValueError, match="'0' is overwritten in place"):
+        with tap(model, ["0"], detach=False):
+            model(x)
+    assert hooks(model) == 0

@@ -204,6 +204,8 @@ def test_tokens_of_a_vision_transformer():
         ({"definition": "papr"}, "Unknown definition 'papr'"),
         ({"bins": "mars"}, "Unknown depth range 'mars'"),
         ({"bins": {"other": None}}, r"no bins for the layers \['wide'\]"),
+        ({"bins": {"wide": DepthBins.sid(9, 1, 6)}}, "8 units cannot cover 9 bins"),
+        ({"bins": {"wide": DepthBins.sid(8, 1, 6, "first")}}, "without overflow='first'"),
         ({"batch_size": 0}, "batch_size must be at least 1"),
         ({"distributed": True}, "accelerate launch"),
         ({"dataset": [{"image": torch.rand(3, 8, 8)}]}, "image 0 has no 'depth'; it has image"),
@@ -213,6 +215,14 @@ def test_bad_arguments(net, arguments, message):
     arguments = {"dataset": items(1), "layers": ["wide"], **arguments}
     with pytest.raises(ValueError, match=message):
         dissect(net, arguments.pop("dataset"), arguments.pop("layers"), **arguments)
+
+
+def test_depth_that_is_no_depth_counts_as_no_measurement(net):
+    clean, dirty = items(2), items(2)
+    clean[0]["depth"][0, :3] = 0
+    dirty[0]["depth"][0, :3] = torch.tensor([-1.0, float("nan"), -float("inf"), 0.0]).repeat(8)
+    seen = [dissect(net, data, ["wide"]) for data in (clean, dirty)]
+    torch.testing.assert_close(seen[0].response, seen[1].response)
 
 
 def test_no_valid_depth_at_all(net):

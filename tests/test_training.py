@@ -196,7 +196,52 @@ def test_a_positive_weight_is_warned_of():
         TrainConfig(neuron_selective=True, imde_alpha=0.1)
 
 
+def test_a_run_folder_that_cannot_be_written_is_found_at_once(config, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    seen = []
+
+    class Data(list):
+        def __getitem__(self, i):
+            seen.append(i)
+            return super().__getitem__(i)
+
+    with pytest.raises(OSError, match="Cannot write 'config.json' into the folder"):
+        fit(net(), Data(TRAIN), VAL, replace(config, run_dir=str(tmp_path / "file" / "run")))
+    assert len(seen) == 1  # a look at the data, no epoch
+
+
+def test_a_mistake_does_not_lock_the_folder(config, tmp_path):
+    config = replace(config, run_dir=str(tmp_path / "run"), num_epochs=1)
+    with pytest.raises(ValueError, match="Unknown layer"):
+        fit(net(), TRAIN, VAL, replace(config, cfg_layers=["wid"]))
+    assert not (tmp_path / "run").exists()
+    fit(net(), TRAIN, VAL, config)
+
+
+def test_a_batch_without_valid_depth_names_its_images(config):
+    bad = [dict(item) for item in TRAIN]
+    for item in bad[1:]:
+        item["depth"] = item["depth"] * 0
+    with pytest.raises(ValueError, match="In epoch 1, at the images i.*no valid pixel"):
+        fit(net(), bad, VAL, config)
+
+
+def test_depth_beyond_the_bins_trains_without_the_selectivity_term(config):
+    far = [{**item, "depth": item["depth"] + 20} for item in TRAIN[1:]] + TRAIN[:1]
+    frame = fit(net(), far, VAL, replace(config, batch_size=1, num_epochs=1)).frame
+    assert frame.depth_loss.notna().all() and frame.train_term_wide.notna().all()
+
+
+def test_only_one_process_so_far(config, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(NotImplementedError, match="one process"):
+        fit(net(), TRAIN, VAL, config)
+
+
 def test_bad_data_and_layers(config):
+    blind = [{**item, "depth": -item["depth"]} for item in VAL]
+    with pytest.raises(ValueError, match="validation set has no depth between 0 and 10 m"):
+        fit(net(), TRAIN, blind, config)
     with pytest.raises(ValueError, match="training set is empty"):
         fit(net(), [], VAL, config)
     with pytest.raises(ValueError, match="validation set is empty"):
@@ -208,6 +253,7 @@ def test_bad_data_and_layers(config):
 def test_config_files(tmp_path):
     config = TrainConfig(seed=4, data_options={"size": [64, 64]})
     assert TrainConfig.load(config.save(tmp_path / "c.json")) == config
+    assert TrainConfig(cfg_layers="dec_3").cfg_layers == ("dec_3",)
     assert config.run_name() == replace(config, run_dir="elsewhere").run_name()
     assert config.run_name() != replace(config, batch_size=63).run_name()
     values = {**asdict(config), "imde_alfa": -1}
