@@ -49,4 +49,4 @@ badges: $(INSTALLED)  ## write bootstrap cells and badges from pyproject.toml's 
 
 clean:  ## remove what was made here, but not data, runs or the environment
 	rm -rf $(OUTPUT) .pytest_cache .ruff_cache .hypothesis *.egg-info
-	find . -path ./.venv -prune -o -name __pycache__ -type d -exec rm -rf {} +
+	find . -path ./$(VENV) -prune -o -name __pycache__ -type d -exec rm -rf {} +

@@ -115,11 +115,6 @@ class DepthBins:
             and torch.equal(self.edges, other.edges)
         )
 
-    @property
-    def centres(self) -> Tensor:
-        """(num_bins,) middle of each bin, metres."""
-        return (self.edges[1:] + self.edges[:-1]) / 2
-
     def discretize(self, depth: Tensor) -> Tensor:
         """Bin of every depth value.
 

@@ -30,17 +30,17 @@ _GREY = "0.6"
 # ------------------------------------------------------------------ images and depth
 
 
-def show_image(ax: Axes, image: Tensor, title: str = "") -> None:
+def show_image(ax: Axes, image: Tensor) -> None:
     """RGB (3, H, W) in [0, 1]."""
     ax.imshow(image.clamp(0, 1).permute(1, 2, 0).cpu().numpy())
-    _bare(ax, title)
+    _bare(ax)
 
 
-def show_depth(ax: Axes, depth: Tensor, title: str = "", vmin: float = 0, vmax: float = 10):
+def show_depth(ax: Axes, depth: Tensor, *, vmin: float = 0, vmax: float = 10):
     """Depth (1, H, W) in metres; what has no measurement stays white. Returns the mappable."""
     values = depth.detach().squeeze(0).float().cpu().numpy()
     shown = ax.imshow(np.where(values > 0, values, np.nan), cmap=DEPTH, vmin=vmin, vmax=vmax)
-    _bare(ax, title)
+    _bare(ax)
     return shown
 
 
@@ -75,7 +75,7 @@ def plot_items(items: Sequence[Mapping], fields: Sequence[str] = ("image", "dept
 
 
 def plot_predictions(
-    models: Mapping[str, nn.Module], items: Sequence[Mapping], vmax: float | None = None
+    models: Mapping[str, nn.Module], items: Sequence[Mapping], *, vmax: float | None = None
 ) -> Figure:
     """A row an item: image, ground truth, and the depth that each model predicts, in metres."""
     shape = items[0]["image"].shape[1:]
@@ -98,7 +98,8 @@ def plot_predictions(
 def predict(model: nn.Module, item: Mapping) -> Tensor:
     """Depth (1, h, w) in metres, at the network's own resolution, of one item."""
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
-    inputs = {k: torch.as_tensor(item[k])[None] for k in getattr(model, "input_names", ())}
+    names = getattr(model, "input_names", ())
+    inputs = {k: torch.as_tensor(item[k])[None].to(device) for k in names}
     with evaluating(model):
         return model(item["image"][None].to(device), **inputs)[0].cpu()
 
@@ -137,7 +138,7 @@ def plot_depth_histogram(depths: Mapping[str, Tensor], bins: DepthBins) -> Figur
 
 
 def plot_units(
-    dissection: Dissection, layer: str, units: Sequence[int] | None = None, columns: int = 8
+    dissection: Dissection, layer: str, *, units: Sequence[int] | None = None, columns: int = 8
 ) -> Figure:
     """Average response of each unit to each depth bin (figure 3 of the paper).
 
@@ -146,6 +147,7 @@ def plot_units(
     Args:
         units: which; None = all, in order.
     """
+    floors = dissection.floors(layer)
     response, counts = dissection.response[layer], dissection.counts[layer]
     selectivity, bins = dissection.selectivity[layer], dissection.bins[layer]
     target = assigned_bins(*response.shape)
@@ -167,20 +169,28 @@ def plot_units(
     for ax in axes[-1]:
         _metres(ax, bins, few=True)
     fig.suptitle(
-        f"{layer}: mean response per depth bin; the assigned bin in orange. "
-        f"Mean DS {dissection.mean(layer):.3f} ({_provenance(dissection)})",
+        f"{layer}: mean response per depth bin; the assigned bin in orange.\n"
+        f"Mean DS {dissection.mean(layer):.3f}; without tuning {floors['flat']:.3f} (flat) and "
+        f"{floors['uniform']:.3f} (random units) · {_provenance(dissection)}",
         fontsize=9,
     )
     return fig
 
 
-def plot_selectivity(dissections: Mapping[str, Dissection], layers=None) -> Figure:
+def plot_selectivity(
+    dissections: Mapping[str, Dissection], layers: Sequence[str] | None = None
+) -> Figure:
     """Depth selectivity of every unit, by layer, networks side by side, above what says nothing.
 
     A dot is a unit, a bar the layer's mean. The dashed line is the mean of units with random
     (uniform) responses at this layer's bin occupancy, the dotted one a flat unit.
+
+    Raises:
+        ValueError: dissections under different definitions, which do not compare.
     """
     first = next(iter(dissections.values()))
+    if len({d.definition for d in dissections.values()}) > 1:
+        raise ValueError("The dissections are under different definitions; use .under(...) first.")
     layers = list(layers or first.layers)
     frame = pd.concat(
         d.to_frame().assign(network=name) for name, d in dissections.items()
@@ -201,10 +211,10 @@ def plot_selectivity(dissections: Mapping[str, Dissection], layers=None) -> Figu
         **{**shared, "dodge": 0.8 - 0.8 / len(dissections) if len(dissections) > 1 else False},
     )
     for i, layer in enumerate(layers):
-        floors = first.floors(layer)
+        floors = [d.floors(layer) for d in dissections.values()]
         for kind, style in (("uniform", "--"), ("flat", ":")):
             ax.hlines(
-                floors[kind],
+                sorted({round(f[kind], 3) for f in floors}),
                 i - 0.45,
                 i + 0.45,
                 ls=style,
@@ -223,6 +233,7 @@ def plot_selectivity(dissections: Mapping[str, Dissection], layers=None) -> Figu
 def plot_unit_maps(
     models: Mapping[str, nn.Module],
     dissections: Mapping[str, Dissection],
+    *,
     items: Sequence[Mapping],
     layer: str,
     units: Sequence[int],
@@ -230,7 +241,8 @@ def plot_unit_maps(
     """Where a unit fires beside where its depth is (figures 1 and 5 of the paper).
 
     A row a unit: of the items the image with most pixels in the unit's assigned bin; the pixels
-    whose *predicted* depth lies in that bin, and the unit's feature map, in each network.
+    whose *predicted* depth lies in that bin, and the unit's feature map (each on its own scale,
+    brightest at its 99th percentile), in each network.
     """
     shape = items[0]["image"].shape[1:]
     names = list(models)
@@ -309,13 +321,11 @@ def _grid(rows: int, columns: int, width: float, aspect: float, **options):
     return fig, axes
 
 
-def _bare(ax: Axes, title: str = "") -> None:
+def _bare(ax: Axes) -> None:
     ax.set_xticks([])
     ax.set_yticks([])
     for spine in ax.spines.values():
         spine.set_visible(False)
-    if title:
-        ax.set_title(title, fontsize=9)
 
 
 def _metres(ax: Axes, bins: DepthBins, few: bool = False) -> None:
@@ -329,7 +339,9 @@ def _metres(ax: Axes, bins: DepthBins, few: bool = False) -> None:
 
 
 def _mean_error(pred: Tensor, depth: Tensor) -> float:
-    pred = nn.functional.interpolate(pred[None], depth.shape[-2:], mode="bilinear")[0]
+    pred = nn.functional.interpolate(
+        pred[None], depth.shape[-2:], mode="bilinear", align_corners=False
+    )[0]
     return (pred - depth).abs()[depth > 0].mean().item()
 
 

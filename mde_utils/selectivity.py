@@ -273,7 +273,7 @@ def depth_selectivity(
     return torch.where(present, selectivity, 0) if target is not None else selectivity
 
 
-def selectivity_floors(counts: Tensor, definition: str = "paper", draws: int = 20_000) -> dict:
+def selectivity_floors(counts: Tensor, definition: str = "paper", *, draws: int = 20_000) -> dict:
     """What says nothing: the selectivity of units without any tuning at this bin occupancy.
 
     Under ``"reference"`` empty bins alone make a unit look selective; under ``"paper"`` few bins

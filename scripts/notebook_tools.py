@@ -1,10 +1,11 @@
 """Reading and writing the suite's notebooks; shared by the scripts beside it."""
 
-import os
 import re
 from pathlib import Path
 
 import nbformat
+
+from mde_utils.files import atomic
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = ROOT / "notebooks"
@@ -21,10 +22,9 @@ def read(path: Path) -> nbformat.NotebookNode:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes beside `path`, then renames, so that nobody ever sees half a file."""
-    partial = path.with_name(f"{path.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
+    """Writes a whole file or none."""
+    with atomic(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
 def text_of(nb: nbformat.NotebookNode) -> str:

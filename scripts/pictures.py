@@ -24,7 +24,9 @@ def main():
         for name in ("baseline", "selective")
     }
     seen = {name: dissect(model, rooms, [LAYER]) for name, model in models.items()}
-    figure = plots.plot_unit_maps(models, seen, list(rooms)[:24], LAYER, [1, 3, 5, 7])
+    figure = plots.plot_unit_maps(
+        models, seen, items=list(rooms)[:24], layer=LAYER, units=[1, 3, 5, 7]
+    )
     figure.savefig(ROOT / "docs" / "units.png", dpi=90)
 
 

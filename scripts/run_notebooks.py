@@ -55,8 +55,8 @@ def use_own_kernel() -> None:
     others = os.environ.get("JUPYTER_PATH")
     os.environ["JUPYTER_PATH"] = os.pathsep.join([own, others] if others else [own])
     # A backend chosen for scripts (Agg) would take the pictures out of the notebooks.
-    os.environ["TQDM_DISABLE"] = "1"  # a progress bar is for a person who waits
     os.environ.pop("MPLBACKEND", None)
+    os.environ["TQDM_DISABLE"] = "1"  # a progress bar is for a person who waits
 
 
 def execute(source: Path, partial: Path, timeout: int) -> nbformat.NotebookNode:

@@ -17,7 +17,7 @@ import nbformat
 from notebook_tools import ROOT, find_notebooks, read, relative, text_of, write_text
 
 # Written apart, so that a search for machine paths does not find the searcher.
-_PRIVATE = "|".join(("root", "home", "tmp", "work", "farm", "Users", "var/folders"))
+_PRIVATE = "|".join(("root", "home", "tmp", "mnt", "Users", "var/folders", *ROOT.parts[1:2]))
 MACHINE_PATH = re.compile(rf"(?<![\w.~-])/(?:{_PRIVATE})/[^\s'\"<>:,;)\]]*")
 KERNELSPEC = {"display_name": "Python 3", "language": "python", "name": "python3"}
 

@@ -8,7 +8,7 @@ import torch
 
 from mde_utils import checkpoints, models
 from mde_utils.checkpoints import Published, fetch, save_weights
-from mde_utils.models import MODELS, build_model, shipped_weights
+from mde_utils.models import MODELS, build_model
 from mde_utils.models.base import DepthModel
 
 
@@ -99,14 +99,6 @@ def test_wrong_requests_are_refused(call, error, says):
         call()
 
 
-def test_shipped_weights_all_load():
-    folder = shipped_weights.__globals__["Path"](models.__file__).resolve().parents[2]
-    files = sorted((folder / "data" / "weights").glob("*_rooms_*.safetensors"))
-    for file in files:
-        name, variant = file.stem.split("_rooms_")
-        build_model(name, weights="rooms", variant=variant)
-
-
 def fake_web(monkeypatch, content):
     """Serve `content` for every download; an exception is raised."""
     asked = []
@@ -179,3 +171,10 @@ def test_checkpoints_know_nothing_of_models():
     assert not any(
         "models" in str(getattr(v, "__module__", "")) for v in vars(checkpoints).values()
     )
+
+
+def test_the_authors_kitti_file_is_not_taken_for_nyu(real):
+    path = real.parent / "weights" / "meter_xxs_kitti.pth"
+    with pytest.raises(ValueError, match="weights for KITTI.*dataset='kitti'"):
+        build_model("meter_xxs", weights=path)
+    assert build_model("meter_xxs", weights=path, dataset="kitti").metres_per_unit == 0.1

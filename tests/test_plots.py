@@ -87,24 +87,28 @@ def test_units_have_a_bar_a_bin_and_mark_the_assigned_one(items):
         marked = [i for i, b in enumerate(ax.patches) if b.get_facecolor()[:3] == plots.PALETTE[3]]
         assert marked == [unit]
     assert "depth [m]" in texts(figure) and "“paper”" in texts(figure)
-    assert "Mean DS" in texts(figure)
+    assert f"Mean DS {seen.mean('layer'):.3f}; without tuning 0.000 (flat)" in texts(figure)
+    with pytest.raises(ValueError, match="'other' was not dissected. Known: layer"):
+        plots.plot_units(seen, "other")
 
 
 def test_selectivity_shows_units_and_floors(items):
     seen = dissect(Net(), items, ["layer"])
-    figure = plots.plot_selectivity({"a": seen, "b": seen.under("reference")})
+    figure = plots.plot_selectivity({"a": seen, "b": seen})
     words = texts(figure)
     assert "depth selectivity (paper)" in words and "uniform unit" in words and "a" in words
     dots = sum(
         len(c.get_offsets()) for c in figure.axes[0].collections if hasattr(c, "get_offsets")
     )
     assert dots >= 16
+    with pytest.raises(ValueError, match="different definitions"):
+        plots.plot_selectivity({"a": seen, "b": seen.under("reference")})
 
 
 def test_unit_maps_pick_the_image_with_most_pixels_in_the_bin(items):
     net = Net()
     seen = dissect(net, items, ["layer"])
-    figure = plots.plot_unit_maps({"a": net}, {"a": seen}, items, "layer", [2, 5])
+    figure = plots.plot_unit_maps({"a": net}, {"a": seen}, items=items, layer="layer", units=[2, 5])
     assert len(figure.axes) == 2 * 3
     bins = seen.bins["layer"]
     inside = [(bins.discretize(plots.predict(net, item)) == 2).sum() for item in items]

@@ -1,10 +1,10 @@
 """Data sets under one contract.
 
 A data set is anything with a length that yields items by index. An item is a dict: `image`
-(3, H, W) RGB in [0, 1] and `depth` (1, H, W) in metres, 0 = no measurement, always; where the data
-set has them `right` (3, H, W), `intrinsics` (3, 3) in pixels, `baseline` in metres, `focal` in
-pixels, `sparse_depth` (1, H, W), `normal` (3, H, W) unit vectors in the camera frame, `label`
-(H, W) int64, and `name`.
+(3, H, W) RGB in [0, 1] and `depth` (1, H, W) in metres, always (0, as well as negative and NaN, =
+no measurement); where the data set has them `right` (3, H, W), `intrinsics` (3, 3) in pixels,
+`baseline` in metres, `focal` in pixels, `sparse_depth` (1, H, W), `normal` (3, H, W) unit vectors
+in the camera frame, `label` (H, W) int64, and `name`.
 """
 
 from __future__ import annotations

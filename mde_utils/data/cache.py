@@ -50,12 +50,14 @@ def cache_root() -> Path:
     """The folder that holds all caches.
 
     `$MDE_CACHE`; else `data/cache` of the checkout that this package lies in, if it is writable;
-    else `~/.cache/mde_utils`.
+    else `~/.cache/mde_utils`. On Kaggle always the last: what lies in the working folder is counted
+    and saved with the notebook.
     """
     if os.environ.get("MDE_CACHE"):
         return Path(os.environ["MDE_CACHE"]).expanduser()
     checkout = Path(__file__).resolve().parents[2]
-    if (checkout / "pyproject.toml").is_file() and os.access(checkout, os.W_OK):
+    own = (checkout / "pyproject.toml").is_file() and os.access(checkout, os.W_OK)
+    if own and not os.environ.get("KAGGLE_KERNEL_RUN_TYPE"):
         return checkout / "data" / "cache"
     return Path.home() / ".cache" / "mde_utils"
 

@@ -20,11 +20,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-import torch
 from PIL import Image
 from torch.utils.data import get_worker_info
 
 from .cache import CachedDataset
+from .kinect import intrinsics_matrix
 from .transforms import resolve_augmentation, unknown
 
 KAGGLE_HANDLE = "soumikrakshit/nyu-depth-v2/versions/1"  # pinned: cached means no network
@@ -42,21 +42,7 @@ ENCODINGS = {  # (layout, test?) → (bits of the PNG, metres per unit, words)
     ("bts", True): (16, 1e-3, "16-bit PNG, millimetres"),
 }
 
-# The Kinect's colour camera at 640x480, undistorted (camera_params.m of the official toolbox).
-NATIVE = (480, 640)
-FX, FY, CX, CY = 518.86, 519.47, 325.58, 253.74
-
 _said: set[str] = set()
-
-
-def scaled_intrinsics(size: tuple[int, int]) -> torch.Tensor:
-    """(3, 3) float32 of NYU's colour camera for the full view at `size` (H, W).
-
-    Pixel centres are whole numbers, so the principal point scales about the corner (-.5, -.5).
-    """
-    sy, sx = size[0] / NATIVE[0], size[1] / NATIVE[1]
-    cx, cy = (CX + 0.5) * sx - 0.5, (CY + 0.5) * sy - 0.5
-    return torch.tensor([[FX * sx, 0, cx], [0, FY * sy, cy], [0, 0, 1]])
 
 
 class NYU(CachedDataset):
@@ -140,7 +126,7 @@ class NYU(CachedDataset):
         fingerprint = self._fingerprint()
         size = tuple(int(n) for n in size) if size else None
         self.size = size or self._native()
-        self._intrinsics = scaled_intrinsics(self.size)
+        self._intrinsics = intrinsics_matrix(self.size)
         said = f"NYU {split}: {self.layout} layout, depth {self.encoding}"
         if said not in _said:
             _said.add(said)

@@ -16,7 +16,6 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from difflib import get_close_matches
 
 import numpy as np
 import torch
@@ -70,6 +69,7 @@ from .furniture import (
     wardrobe,
     washstand,
 )
+from .kinect import intrinsics, intrinsics_matrix
 from .render import (
     ROUND,
     Camera,
@@ -81,10 +81,10 @@ from .render import (
     stack_solids,
     stack_views,
 )
+from .transforms import unknown
 
-RENDERER_VERSION = 2  # raise it when pictures change: caches are keyed by it
+RENDERER_VERSION = 3  # raise it when pictures change: caches are keyed by it
 
-KINECT = (518.86, 519.47, 325.58, 253.74)  # fx, fy, cx, cy at 640×480
 MAX_DEPTH = 9.98
 
 
@@ -1183,16 +1183,6 @@ _EXTRAS_WET = ("stool", "basket", "bin", "plant", "chair", "bench", "bookshelf")
 # ----------------------------------------------------------------------------------------- camera
 
 
-def intrinsics(size):
-    """fx, fy, cx, cy in pixels of an NYU Kinect image resized to `size` (H, W).
-
-    Pixel centres lie at integer coordinates, so a centre c moves to (c + ½) · scale − ½.
-    """
-    fx, fy, cx, cy = KINECT
-    sy, sx = size[0] / 480, size[1] / 640
-    return fx * sx, fy * sy, (cx + 0.5) * sx - 0.5, (cy + 0.5) * sy - 0.5
-
-
 _PREVIEW = (24, 32)
 
 
@@ -1523,30 +1513,18 @@ def render_room(
     return item | {"intrinsics": intrinsics_matrix(size).to(item["depth"].device)}
 
 
-def intrinsics_matrix(size) -> torch.Tensor:
-    """`intrinsics` as a (3, 3) float32 matrix."""
-    fx, fy, cx, cy = intrinsics(size)
-    return torch.tensor([[fx, 0.0, cx], [0.0, fy, cy], [0.0, 0.0, 1.0]])
-
-
 # --------------------------------------------------------------------------------------- data set
 
 LENGTHS = {"train": 4000, "val": 400, "test": 654}
 FIELDS = ("image", "depth", "normal", "label")
 
 
-def _unknown(what, name, known):
-    near = get_close_matches(str(name), [str(k) for k in known], 1)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
-    return f"Unknown {what} {name!r}. Known {what}s: {', '.join(map(str, known))}.{hint}"
-
-
 def _check(split, size, baseline, sensor):
     """The size as two ints. Raises ValueError for what cannot be rendered."""
     if split not in LENGTHS:
-        raise ValueError(_unknown("split", split, LENGTHS))
+        raise ValueError(unknown("split", split, LENGTHS))
     if sensor is not None and sensor not in SENSORS:
-        raise ValueError(_unknown("sensor", sensor, (*SENSORS, None)))
+        raise ValueError(unknown("sensor", sensor, (*SENSORS, None)))
     try:
         height, width = (operator.index(n) for n in size)
     except (TypeError, ValueError):
@@ -1598,14 +1576,19 @@ class Rooms(CachedDataset):
         wanted = [fields] if isinstance(fields, str) else list(fields)
         for name in wanted:
             if name not in FIELDS:
-                raise ValueError(_unknown("field", name, FIELDS))
-        if not wanted:
-            raise ValueError(f"fields must name at least one of {', '.join(FIELDS)}.")
+                raise ValueError(unknown("field", name, FIELDS))
+        if absent := {"image", "depth"} - {*wanted}:
+            raise ValueError(f"fields must name image and depth; got no {', '.join(absent)}.")
+        if baseline is not None and augment is not None and isinstance(augment, str):
+            raise ValueError(
+                f"augment={augment!r} changes one view, and baseline={baseline} adds a second: "
+                "leave one of them out, or pass a function of your own."
+            )
         length = LENGTHS[split]
         if limit is not None:
-            length = operator.index(limit)
-            if length < 0:
-                raise ValueError(f"limit must not be negative; got {limit}.")
+            if not isinstance(limit, int) or limit < 1:
+                raise ValueError(f"limit must be a whole number from 1 on; got {limit!r}.")
+            length = limit
         h, w = self.size
         shapes = {
             "image": ("u1", (3, h, w)),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import hashlib
 import inspect
 from collections.abc import Callable
 from functools import partial
@@ -81,8 +82,23 @@ def build_model(
         )
     else:
         source = weights
+        _refuse_other_convention(model, source)
     load_weights(model, source)
     return model
+
+
+def _refuse_other_convention(model: DepthModel, source: str | Path) -> None:
+    """The authors' files for NYU and KITTI have the same keys but other inputs and units."""
+    path = Path(source)
+    if not path.is_file() or path.stat().st_size > 2**26:
+        return
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    for (name, dataset), file in PUBLISHED.items():
+        if digest == file.sha256 and dataset != model.options.get("dataset"):
+            raise ValueError(
+                f"{path.name} holds the authors' weights for {dataset.upper()}, whose input and "
+                f"unit differ: use build_model({name!r}, weights=…, dataset={dataset!r})."
+            )
 
 
 def shipped_weights(name: str, variant: str = "baseline") -> Path:
@@ -97,8 +113,8 @@ def shipped_weights(name: str, variant: str = "baseline") -> Path:
         there = ", ".join(sorted(f.stem for f in folder.glob("*_rooms_*.safetensors"))) or "none"
         raise FileNotFoundError(
             f"No shipped weights {path.stem!r} (model {name!r}, variant {variant!r}) in {folder}. "
-            f"Shipped weights: {there}. They come with a checkout; otherwise train them, or pass "
-            "a path as weights=."
+            f"Shipped weights: {there}. They come with a checkout; otherwise run the notebook "
+            "02_train_meter and pass its best.safetensors as weights=."
         )
     return path
 
