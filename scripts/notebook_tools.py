@@ -1,13 +1,16 @@
 """Reading and writing the suite's notebooks; shared by the scripts beside it."""
 
 import re
+import sys
 from pathlib import Path
 
 import nbformat
 
-from mde_utils.files import atomic
-
 ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))  # the scripts run without an installation too
+
+from mde_utils.files import atomic  # noqa: E402
+
 NOTEBOOKS = ROOT / "notebooks"
 H1 = re.compile(r"^# (.+)$", re.MULTILINE)
 

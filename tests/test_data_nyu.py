@@ -162,8 +162,6 @@ def test_bts_with_test_frames_alone_has_no_training(tmp_path):
 @pytest.mark.parametrize("splits", ["7.3", "5"])
 @pytest.mark.parametrize("direct", [False, True])
 def test_labelled(tmp_path, splits, direct):
-    if splits == "5":
-        pytest.importorskip("scipy")
     root = write_labelled(tmp_path, splits=splits)
     root = root / "nyu_depth_v2_labeled.mat" if direct else root
     test = NYU("test", root=root)

@@ -365,9 +365,9 @@ def test_items(cache):
 
 
 def test_cache_and_rendering_agree(cache):
-    options = {"size": SMALL, "limit": 2, "fields": ("depth",)}
+    options = {"size": SMALL, "limit": 2, "fields": ("image", "depth")}
     stored, fresh = Rooms("test", **options), Rooms("test", cache=False, **options)
-    assert set(stored[0]) == {"depth", "intrinsics", "focal", "name"}
+    assert set(stored[0]) == {"image", "depth", "intrinsics", "focal", "name"}
     assert torch.equal(stored[1]["depth"], fresh[1]["depth"])
 
 
@@ -379,7 +379,7 @@ def test_version_and_arguments_are_part_of_the_key(cache):
             {"size": (16, 24)},
             {"size": (16, 20), "sensor": "kinect"},
             {"size": (16, 20), "baseline": 0.1},
-            {"size": (16, 20), "fields": ("image",)},
+            {"size": (16, 20), "fields": ("image", "depth")},
         )
     }
     assert len(folders) == 5
@@ -399,19 +399,24 @@ def test_in_a_loader_with_workers():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"split": "trian"}, "Unknown split 'trian'. Known splits: train, val, test. Did you mean"),
+        (
+            {"split": "trian"},
+            "Unknown split 'trian'. Did you mean 'train'. Known: train, val, test",
+        ),
         ({"size": (8, 64)}, "size must be at least"),
         ({"size": 192}, "two whole numbers"),
         ({"size": (192, 256, 3)}, "two whole numbers"),
         ({"size": (48.5, 64)}, "two whole numbers"),
-        ({"limit": -1}, "limit must not be negative"),
-        ({"limit": 0}, "empty"),
+        ({"limit": -1}, "limit must be a whole number from 1 on; got -1"),
+        ({"limit": 0}, "limit must be a whole number from 1 on; got 0"),
+        ({"limit": 1.5}, "limit must be a whole number"),
+        ({"baseline": 0.1, "augment": "meter"}, "leave one of them out"),
         ({"baseline": 0}, "baseline must be a positive number"),
         ({"baseline": -0.1}, "baseline must be a positive number"),
         ({"baseline": float("nan")}, "baseline must be a positive number"),
-        ({"sensor": "kinetc"}, "Unknown sensor 'kinetc'"),
+        ({"sensor": "kinetc"}, "Unknown sensor 'kinetc'. Did you mean 'kinect'"),
         ({"fields": ("image", "dpeth")}, "Unknown field 'dpeth'.*depth"),
-        ({"fields": ()}, "at least one of"),
+        ({"fields": ("image",)}, "must name image and depth; got no depth"),
         ({"root": "/data"}, "root must be None"),
     ],
 )

@@ -394,12 +394,8 @@ def _read_mat(path: Path, key: str) -> np.ndarray:
             values = dict(file.items()).get(key)
             values = None if values is None else values[()]
     else:
-        try:
-            from scipy.io import loadmat
-        except ImportError as error:
-            raise ImportError(
-                f"Reading {path} (MATLAB 5) needs scipy: pip install scipy"
-            ) from error
+        from scipy.io import loadmat
+
         values = loadmat(path).get(key)
     if values is None:
         raise ValueError(f"{path} has no {key}; the official file has trainNdxs and testNdxs.")

@@ -1524,7 +1524,7 @@ def _check(split, size, baseline, sensor):
     if split not in LENGTHS:
         raise ValueError(unknown("split", split, LENGTHS))
     if sensor is not None and sensor not in SENSORS:
-        raise ValueError(unknown("sensor", sensor, (*SENSORS, None)))
+        raise ValueError(unknown("sensor", sensor, map(str, (*SENSORS, None))))
     try:
         height, width = (operator.index(n) for n in size)
     except (TypeError, ValueError):
