@@ -425,3 +425,18 @@ def test_bad_arguments(cache, options, message):
     with pytest.raises(ValueError, match=message):
         Rooms(options.pop("split"), **options)
     assert not list(cache.iterdir())
+
+
+def test_a_room_without_place_for_a_camera_is_made_anew(monkeypatch):
+    import mde_utils.data.rooms as rooms
+
+    asked = []
+
+    def blocked(*_):
+        asked.append(1)
+        return len(asked) <= 60  # all tries of the first room
+
+    expected = render_room("val", 2, size=(16, 20), clean=True)
+    monkeypatch.setattr(rooms, "_blocked", blocked)
+    other = render_room("val", 2, size=(16, 20), clean=True)
+    assert len(asked) > 60 and not torch.equal(other["depth"], expected["depth"])

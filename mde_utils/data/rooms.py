@@ -1297,7 +1297,7 @@ def make_rooms(split, indices, device="cpu") -> list[tuple[Room, tuple]]:
     best = [None] * len(indices)
     todo = list(range(len(indices)))
     k = intrinsics(_PREVIEW)
-    for attempt in range(_ATTEMPTS):
+    for attempt in itertools.count():
         rooms, poses = [], []
         for i in todo:
             d = Dice("rooms", split, indices[i], attempt)
@@ -1312,6 +1312,8 @@ def make_rooms(split, indices, device="cpu") -> list[tuple[Room, tuple]]:
             rooms.append(room)
             poses.append(tries)
         flat = [q for tries in poses for q in tries]
+        if not flat:  # no place for a camera in any of them
+            continue
         owner = [j for j, tries in enumerate(poses) for _ in tries]
         solids = stack_solids([r.scene for r in rooms], device)
         views = stack_views([Camera(*q, k) for q in flat], owner, device)
@@ -1324,7 +1326,7 @@ def make_rooms(split, indices, device="cpu") -> list[tuple[Room, tuple]]:
             if best[i] is None or rank < best[i][0]:
                 best[i] = (rank, rooms[j], q)
         todo = [i for i in todo if best[i] is None or best[i][0][0] >= _ATTEMPTS]
-        if not todo:
+        if not todo or (attempt + 1 >= _ATTEMPTS and None not in best):
             break
     return [b[1:] for b in best]
 
