@@ -144,10 +144,18 @@ def _pool(activations: list[Tensor], bins: Tensor, num_bins: int) -> list[Tensor
     sums: list = [0] * len(activations)
     # Under autocast the products would run in half precision.
     with torch.autocast(bins.device.type, enabled=False):
-        for i in range(0, len(bins), step):
-            table = _bin_table(bins[i : i + step], num_bins, h, w).mT
-            for k, a in enumerate(activations):
-                products = a[i : i + step].float().flatten(2) @ table
+        for some, *parts in zip(
+            bins.split(step), *(a.split(step) for a in activations), strict=True
+        ):
+            table = _bin_table(some, num_bins, h, w)
+            for k, part in enumerate(parts):
+                part = part.float()
+                # A gradient of another memory format than the activation's would slow down the
+                # rest of the backward pass.
+                if part.stride(1) == 1:  # channels last
+                    products = (table @ part.permute(0, 2, 3, 1).flatten(1, 2)).mT
+                else:
+                    products = part.flatten(2) @ table.mT
                 sums[k] = sums[k] + products.double().sum(0)
     return sums
 
