@@ -14,7 +14,7 @@ LAYERS = ("dec_3", "enc_4")
 def main():
     torch.manual_seed(0)
     rows = []
-    for batch_size in (16,):
+    for batch_size in (16, 64):
         batch = {
             "image": torch.rand(batch_size, 3, 192, 256),
             "depth": torch.rand(batch_size, 1, 192, 256) * 9.5 + 0.4,

@@ -55,7 +55,7 @@ def plot_items(items: Sequence[Mapping], fields: Sequence[str] = ("image", "dept
         "sparse_depth": "sparse depth",
     }
     shape = items[0]["image"].shape[1:]
-    fig, axes = _grid(len(fields), len(items), 11, shape[0] / shape[1])
+    fig, axes = _grid(len(fields), len(items), 9, shape[0] / shape[1])
     farthest = max(item["depth"].max().item() for item in items)
     for row, field in zip(axes, fields, strict=True):
         for ax, item in zip(row, items, strict=True):

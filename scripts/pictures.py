@@ -12,7 +12,7 @@ LAYER = "dec_3"
 
 
 def main():
-    rooms = load_dataset("rooms", "test", limit=64, fields=("image", "depth"))
+    rooms = load_dataset("rooms", "test", limit=128, fields=("image", "depth"))
     columns = 8
     figure, axes = plt.subplots(3, columns, figsize=(12, 3.5), layout="constrained")
     for ax, item in zip(axes.ravel(), rooms, strict=False):
@@ -24,10 +24,10 @@ def main():
         for name in ("baseline", "selective")
     }
     seen = {name: dissect(model, rooms, [LAYER]) for name, model in models.items()}
-    figure = plots.plot_unit_maps(
-        models, seen, items=list(rooms)[:24], layer=LAYER, units=[1, 3, 5, 7]
-    )
-    figure.savefig(ROOT / "docs" / "units.png", dpi=90)
+    for name, dissection in seen.items():
+        figure = plots.plot_units(dissection, LAYER)
+        figure.suptitle(f"{name} · {figure.get_suptitle()}", fontsize=9)
+        figure.savefig(ROOT / "docs" / f"units_{name}.png", dpi=90)
 
 
 if __name__ == "__main__":
