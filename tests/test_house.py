@@ -275,7 +275,10 @@ def machine(*parts: str) -> str:
         ),
         (f"see {Path.home()}/.cache/mde_utils", "see ~/.cache/mde_utils"),
         (f"({machine('tmp', 'ipykernel_12', '345.py')}:1)", "(345.py:1)"),
-        ("/kaggle/input/nyu and https://a.b/home/x", "/kaggle/input/nyu and https://a.b/home/x"),
+        (
+            "/kaggle/input/nyu and https://a.b/" + "home/x",
+            "/kaggle/input/nyu and https://a.b/" + "home/x",
+        ),
         ("δ1 0.79, 3/4 of home/work", "δ1 0.79, 3/4 of home/work"),
     ],
 )
