@@ -129,7 +129,7 @@ def plot_depth_histogram(depths: Mapping[str, Tensor], bins: DepthBins) -> Figur
         ax=ax,
     )
     ax.set(ylabel="labelled pixels [%]", ylim=(0, None))
-    ax.legend(title=None, frameon=False)
+    sns.move_legend(ax, "lower left", bbox_to_anchor=(0, 1), title=None, frameon=False)
     _metres(ax, bins)
     return fig
 
