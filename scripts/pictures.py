@@ -12,7 +12,7 @@ LAYER = "dec_3"
 
 
 def main():
-    rooms = load_dataset("rooms", "test", limit=128, fields=("image", "depth"))
+    rooms = load_dataset("rooms", "test", limit=654, fields=("image", "depth"))
     columns = 8
     figure, axes = plt.subplots(3, columns, figsize=(12, 3.5), layout="constrained")
     for ax, item in zip(axes.ravel(), rooms, strict=False):
