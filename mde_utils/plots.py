@@ -224,7 +224,8 @@ def plot_selectivity(
             )
     ax.set(xlabel=None, ylabel=f"depth selectivity ({first.definition})", ylim=(-0.03, 1.15))
     ax.legend(title=None, frameon=False, fontsize=8, ncols=4, loc="upper center")
-    ax.set_title(_provenance(first), fontsize=9)
+    seen = dict.fromkeys(_provenance(d) for d in dissections.values())
+    ax.set_title(" · ".join(seen), fontsize=9)
     ax.tick_params(axis="x", rotation=30 if len(layers) > 8 else 0)
     sns.despine(ax=ax)
     return fig

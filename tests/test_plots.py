@@ -1,5 +1,7 @@
 """Pictures say what they show: titles, units, colour bars in metres, the right bars and masks."""
 
+from dataclasses import replace
+
 import matplotlib
 import pandas as pd
 import pytest
@@ -101,6 +103,9 @@ def test_selectivity_shows_units_and_floors(items):
         len(c.get_offsets()) for c in figure.axes[0].collections if hasattr(c, "get_offsets")
     )
     assert dots >= 16
+    other = replace(seen, about={"dataset": "elsewhere"}, images=7)
+    words = texts(plots.plot_selectivity({"a": seen, "b": other}))
+    assert "list, 3 images" in words and "elsewhere, 7 images" in words
     with pytest.raises(ValueError, match="different definitions"):
         plots.plot_selectivity({"a": seen, "b": seen.under("reference")})
 
