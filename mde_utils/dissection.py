@@ -7,8 +7,7 @@ memory does not depend on the number of images, and two dissections of one netwo
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -18,9 +17,9 @@ from torch import Tensor, nn
 
 from mde_utils.activations import evaluating, tap
 from mde_utils.checkpoints import write_safetensors
-from mde_utils.data.loading import batches
+from mde_utils.data.loading import batches, chunks
 from mde_utils.depth_bins import DepthBins, depth_range, find_range
-from mde_utils.environment import progress
+from mde_utils.processes import add_in_order
 from mde_utils.selectivity import (
     EPS,
     assigned_bins,
@@ -242,12 +241,15 @@ def dissect(
             data set's own range, else the model's, else (with a warning) that of NYU.
         batch_size: images at a time; images of other sizes start a new batch.
         definition: ``"paper"`` or ``"reference"``.
-        distributed: split the images over the processes of ``torch.distributed``; None = where it
-            is initialised. Every process gets the whole result.
+        distributed: split the batches over the processes of ``torch.distributed``; None = where it
+            is initialised. Every process gets the whole result, the same as one process alone
+            would.
         grids: how the tokens of transformer layers lie (see :func:`mde_utils.activations.tap`).
 
     Raises:
-        ValueError: unknown layer or definition, an empty data set, or no valid depth in all of it.
+        ValueError: unknown layer or definition, an empty data set, or no valid depth in all of it;
+            ``distributed=True`` without an initialised ``torch.distributed``.
+        RuntimeError: another process failed; its message says which and why.
     """
     check_definition(definition)
     if len(dataset) == 0:
@@ -266,36 +268,36 @@ def dissect(
     if given is None:
         span = find_range(dataset, model) if bins is None else depth_range(bins)
 
-    rank, world = _processes(distributed)
-    indices = range(rank, len(dataset), world)
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     inputs = tuple(getattr(model, "input_names", ()))
-    sums: dict[str, Tensor] = {}
-    pixels: dict[str, Tensor] = {}
-    with evaluating(model), tap(model, layers, grids=grids) as acts:
-        for _, batch in progress(
-            batches(dataset, indices, batch_size, ("image", "depth", *inputs)),
-            total=math.ceil(len(indices) / max(batch_size, 1)),
-            desc="dissect",
-        ):
+
+    def bins_of(layer: str, units: int) -> DepthBins:
+        return layer_bins(units, span) if given is None else given[layer]
+
+    used: dict[str, DepthBins] = {}
+
+    def pool(chunk: range) -> Iterator[dict[tuple[str, str], Tensor]]:
+        """A batch's sums and pixels, by what they are and layer."""
+        for _, batch in batches(dataset, chunk, batch_size, ("image", "depth", *inputs)):
             batch = {k: v.to(device, non_blocking=True) for k, v in batch.items()}
             model(batch["image"], **{k: batch[k] for k in inputs})
-            if given is None:
-                given = {k: layer_bins(acts[k].shape[1], span) for k in layers}
-            for k in layers if not sums else ():
-                assigned_bins(acts[k].shape[1], len(given[k]))  # refuses more bins than units
-            pooled = pool_layers({k: acts[k] for k in layers}, batch["depth"], given)
-            for layer, (s, n) in pooled.items():
-                sums[layer] = sums.get(layer, 0) + s
-                pixels[layer] = pixels.get(layer, 0) + n
+            for k in layers if not used else ():  # a first forward tells the numbers of units
+                bins = bins_of(k, acts[k].shape[1])
+                assigned_bins(acts[k].shape[1], len(bins))  # refuses more bins than units
+                used[k] = bins
+            pooled = pool_layers({k: acts[k] for k in layers}, batch["depth"], used)
+            sums = {("sums", k): s for k, (s, _) in pooled.items()}
+            yield sums | {("pixels", k): n for k, (_, n) in pooled.items()}
 
-    if world > 1:
-        sums, pixels = _reduce(sums, pixels)
-        given = given or {k: layer_bins(len(sums[k]), span) for k in layers}  # had no image
+    with evaluating(model), tap(model, layers, grids=grids) as acts:
+        totals = add_in_order(
+            pool, chunks(len(dataset), batch_size), distributed=distributed, desc="dissect"
+        )
+    sums = {k: totals["sums", k].cpu() for k in layers}
     result = Dissection(
-        sums={k: v.cpu() for k, v in sums.items()},
-        pixels={k: v.cpu() for k, v in pixels.items()},
-        bins={k: given[k] for k in layers},
+        sums=sums,
+        pixels={k: totals["pixels", k].cpu() for k in layers},
+        bins={k: bins_of(k, len(sums[k])) for k in layers},  # also where there was no forward
         images=len(dataset),
         definition=definition,
         about={
@@ -309,27 +311,3 @@ def dissect(
             "metres, and is this the range of the data set?"
         )
     return result
-
-
-def _processes(distributed: bool | None) -> tuple[int, int]:
-    dist = torch.distributed
-    ready = dist.is_available() and dist.is_initialized()
-    if distributed and not ready:
-        raise ValueError(
-            "distributed=True needs an initialised torch.distributed: start the script with "
-            "`accelerate launch`, or leave distributed=None."
-        )
-    if distributed is False or not ready:
-        return 0, 1
-    return dist.get_rank(), dist.get_world_size()
-
-
-def _reduce(sums: dict, pixels: dict) -> tuple[dict, dict]:
-    """Sum over processes. One with no image of its own has nothing to add, so shapes travel too."""
-    gathered: list = [None] * torch.distributed.get_world_size()
-    own = [{k: v.cpu() for k, v in d.items()} for d in (sums, pixels)]
-    torch.distributed.all_gather_object(gathered, own)
-    return tuple(
-        {k: sum(part[i][k] for part in gathered if k in part[i]) for k in gathered[0][i]}
-        for i in (0, 1)
-    )

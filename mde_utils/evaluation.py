@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import math
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -16,8 +17,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .activations import evaluating
-from .data.loading import batches
+from .data.loading import batches, chunks
 from .depth_bins import find_range
+from .processes import add_in_order, rank_and_world
 
 THRESHOLDS = {
     "d1": 1.25,
@@ -157,6 +159,7 @@ def evaluate(
     batch_size: int = 16,
     device: torch.device | str | None = None,
     cap: float | None = None,
+    distributed: bool | None = None,
 ) -> dict[str, float]:
     """Metrics of a model on a data set.
 
@@ -169,6 +172,9 @@ def evaluate(
         device: where to run; by default where the model is. The model is moved there.
         cap: farthest depth in metres that counts, where the protocol has a cap; by default the
             end of the data set's `depth_range`, else of the model's, else (with a warning) NYU's.
+        distributed: split the batches over the processes of ``torch.distributed``; None = where it
+            is initialised. Every process gets the whole result, the same as one process alone
+            would.
 
     Returns:
         the metrics of `compute_metrics`, averaged over images, and `n`, the number of images
@@ -176,9 +182,12 @@ def evaluate(
 
     Raises:
         ValueError: unknown protocol, empty data set, no valid pixel at all, a
-            prediction that is not finite or not (b, 1, h, w).
+            prediction that is not finite or not (b, 1, h, w); ``distributed=True`` without an
+            initialised ``torch.distributed``.
+        RuntimeError: another process failed; its message says which and why.
     """
     rules = _protocol(protocol)
+    rank, _ = rank_and_world(distributed)
     if rules.capped and cap is None:
         cap = find_range(dataset, model)[1]
     if len(dataset) == 0:
@@ -190,11 +199,10 @@ def evaluate(
         model.to(device)
 
     inputs = tuple(getattr(model, "input_names", ()))
-    totals: dict[str, Tensor] = {}
-    used = 0
-    with evaluating(model):
-        everything = range(len(dataset))
-        for names, batch in batches(dataset, everything, batch_size, ("image", "depth", *inputs)):
+
+    def measure(chunk: range) -> Iterator[dict[str, Tensor]]:
+        """A batch's sums over its images, and `n`, how many have a valid pixel."""
+        for names, batch in batches(dataset, chunk, batch_size, ("image", "depth", *inputs)):
             batch = {key: value.to(device, non_blocking=True) for key, value in batch.items()}
             target = batch["depth"].float()
             pred = model(batch["image"], **{key: batch[key] for key in inputs})
@@ -206,16 +214,19 @@ def evaluate(
             means = _image_means(*(x.flatten(1) for x in (pred, target, valid)), rules.strict)
             means = _finish(means, pooled_rms=rules.pooled_rms)
             some = valid.flatten(1).any(1)
-            used += int(some.sum())
-            for key, value in means.items():  # 0 / 0 of images without pixels
-                totals[key] = totals.get(key, 0.0) + torch.where(some, value, 0.0).sum()
+            # Images without pixels are 0 / 0.
+            sums = {key: torch.where(some, value, 0.0).sum() for key, value in means.items()}
+            yield sums | {"n": some.sum()}
 
+    with evaluating(model):
+        totals = add_in_order(measure, chunks(len(dataset), batch_size), distributed=distributed)
+    used = int(totals.pop("n"))
     if used == 0:
         raise ValueError(
             f"None of {len(dataset)} images has a valid pixel under {describe_protocol(protocol)}"
             f"{'' if cap is None else f' (cap {cap:g} m)'}. Is the depth in metres?"
         )
-    if used < len(dataset):
+    if used < len(dataset) and rank == 0:
         warnings.warn(
             f"{len(dataset) - used} of {len(dataset)} images have no valid pixel and were left "
             "out; n counts the others.",

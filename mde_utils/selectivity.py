@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from mde_utils.depth_bins import MAX_BINS, DepthBins, depth_range
+from mde_utils.processes import rank_and_world, sum_over_processes
 
 DEFINITIONS = ("paper", "reference")
 METHODS = ("assign", "reg")
@@ -317,21 +318,48 @@ class SelectivityLoss:
     You et al. 2021, equations 4 (``"reg"``, the largest bin of each unit) and 5 (``"assign"``, the
     bin assigned to it); the sum over layers of the mean over units.
 
+    Under ``torch.distributed`` sums and counts are added over processes before the ratio, so that
+    processes with a part of the batch each have the selectivity of the whole batch, and, with
+    gradients averaged over processes, its gradient.
+
     Args:
         bins_range: (alpha, beta) in metres, or a data set's name.
         method: ``"assign"`` or ``"reg"``.
         definition: ``"paper"`` or ``"reference"`` (see the module).
+        ema: ρ in [0, 1); 0 = off. The average response of a bin is that of an exponential moving
+            average of sums and counts: ``S ← ρ S + s`` and ``N ← ρ N + n`` where the batch has
+            pixels of the bin; where it has none, S and N stay, so an absent bin keeps its last
+            estimate. The gradient is that of the batch's own part, times 1 / (1 − ρ), so that
+            imde_alpha means the same as without.
+        coverage: weigh bins by their pixels. "The others" of a unit become the pixel-weighted mean
+            of the other bins, and units count by the pixels of their own bin. A bin with a handful
+            of pixels then says little, where the paper gives it the same say as all others.
+        distributed: None = where ``torch.distributed`` is initialised.
 
     Raises:
-        ValueError: unknown method, definition or range.
+        ValueError: unknown method, definition or range, or ema outside [0, 1).
     """
 
-    def __init__(self, bins_range, method: str = "assign", definition: str = "paper"):
+    def __init__(
+        self,
+        bins_range,
+        method: str = "assign",
+        definition: str = "paper",
+        *,
+        ema: float = 0.0,
+        coverage: bool = False,
+        distributed: bool | None = None,
+    ):
         if method not in METHODS:
             raise ValueError(f"Unknown method {method!r}. Known: {', '.join(METHODS)}.")
+        if not 0 <= ema < 1:
+            raise ValueError(f"ema must be from 0 (off) to below 1; got {ema!r}.")
         self.range = depth_range(bins_range)
         self.method = method
         self.definition = check_definition(definition)
+        self.ema, self.coverage, self.distributed = ema, coverage, distributed
+        #: Moving sums (K, N_b) and counts (N_b,) by layer; to be saved with a checkpoint.
+        self.state: dict[str, tuple[Tensor, Tensor]] = {}
 
     def __call__(self, acts: Mapping[str, Tensor], depth: Tensor) -> Tensor:
         """Scalar float32, larger = more selective.
@@ -347,26 +375,72 @@ class SelectivityLoss:
 
     def layers(self, acts: Mapping[str, Tensor], depth: Tensor) -> dict[str, Tensor]:
         """The terms of the sum: layer → mean selectivity of its units in this batch."""
+        return self.terms(self.pool(acts, depth))
+
+    def pool(self, acts: Mapping[str, Tensor], depth: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
+        """layer → sums (K, N_b) and pixel counts (N_b,) of the batch, over all processes."""
         bins = {name: layer_bins(a.shape[1], self.range) for name, a in acts.items()}
         if self.definition == "reference":
             acts = {name: a.abs() for name, a in acts.items()}
-        pooled = pool_layers(acts, depth, bins)
-        return {name: self._mean(name, *pooled[name]).float() for name in acts}
+        pooled = {
+            name: fold_overflow(*parts, self.definition)
+            for name, parts in pool_layers(acts, depth, bins).items()
+        }
+        if rank_and_world(self.distributed)[1] > 1:
+            whole = iter(sum_over_processes([part for pair in pooled.values() for part in pair]))
+            pooled = {name: (next(whole), next(whole)) for name in pooled}
+        return pooled
+
+    def terms(self, pooled: Mapping[str, tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
+        """What :meth:`layers` returns, from what :meth:`pool` returned. Updates :attr:`state`."""
+        return {name: self._mean(name, *parts).float() for name, parts in pooled.items()}
 
     def _mean(self, name: str, sums: Tensor, counts: Tensor) -> Tensor:
-        sums, counts = fold_overflow(sums, counts, self.definition)
         if not counts.any():
             raise ValueError(
                 f"No pixel of the batch has a depth within {self.range} metres, so layer {name!r} "
                 "has no selectivity. Leave such images out, or give the range of the data set."
             )
-        target = assigned_bins(*sums.shape) if self.method == "assign" else None
-        values = depth_selectivity(sums / (counts + EPS), counts, target, self.definition)
+        if self.ema:
+            sums, counts = self._carried(name, sums, counts)
+        response = sums / (counts + EPS)
+        target = None
+        if self.method == "assign":
+            target = assigned_bins(*response.shape).to(response.device)
+        if self.coverage:
+            return _weighted_selectivity(response, counts, target)
+        values = depth_selectivity(response, counts, target, self.definition)
         if self.definition == "reference":
             return values.mean()
         # NaN of absent units must not reach the gradient, so they are left out, not masked.
         present = ~values.detach().isnan()
         return values[present].mean() if present.any() else sums.sum() * 0
+
+    def _carried(self, name: str, sums: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
+        """The moving statistics with this batch in them; only the batch's part has a gradient."""
+        scale = 1 / (1 - self.ema)
+        own = sums.detach()
+        if name in self.state:
+            former_sums, former_counts = self.state[name]
+            keep = torch.where(counts > 0, self.ema, 1.0)
+            own, counts = own + keep * former_sums, counts + keep * former_counts
+        self.state[name] = own, counts
+        return own + scale * (sums - sums.detach()), counts
+
+
+def _weighted_selectivity(response: Tensor, counts: Tensor, target: Tensor | None) -> Tensor:
+    """Mean selectivity of a layer, bins and units weighted by pixels: ``coverage=True``."""
+    magnitude = response.abs()  # an empty bin has the weight 0 below
+    share = counts / counts.sum()
+    if target is None:
+        target = torch.where(counts > 0, magnitude.detach(), -1).argmax(1)
+    chosen, own = magnitude.gather(1, target[:, None])[:, 0], share[target]
+    others = (1 - own).clamp(min=EPS)
+    rest = ((magnitude * share).sum(1) - chosen * own) / others
+    selectivity = (chosen - rest) / (chosen + rest + EPS)
+    # A unit whose bin fills the whole batch has nothing to be compared with.
+    weight = own * (own < 1)
+    return (selectivity * weight).sum() / weight.sum().clamp(min=EPS)
 
 
 def fold_overflow(sums: Tensor, counts: Tensor, definition: str) -> tuple[Tensor, Tensor]:

@@ -2,174 +2,58 @@
 
     loss = loss_scale · depth_loss + imde_alpha · selectivity        (You et al. 2021, equation 3)
 
-A run lives in a folder: ``config.json``, ``history.csv`` (a row an epoch), ``last.pt`` (all that
-is needed to go on), ``best.safetensors`` (the epoch that is best by depth alone). From a shell:
-``python -m mde_utils.training config.json``.
+A run lives in a folder (:mod:`mde_utils.runs`) and may be killed at any moment: it goes on from its
+last checkpoint, inside an epoch too, and on a CPU ends with the same weights bit for bit. From a
+shell: ``python -m mde_utils.training config.json``; on several GPUs
+``accelerate launch -m mde_utils.training config.json``.
 """
 
 from __future__ import annotations
 
-import difflib
-import hashlib
-import json
-import math
 import os
+import random
 import sys
 import time
 import warnings
-from contextlib import nullcontext
-from dataclasses import asdict, dataclass, field, fields, replace
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import nullcontext, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from mde_utils.activations import find_layer, tap
 from mde_utils.checkpoints import load_weights, save_weights
-from mde_utils.data import collate, load_dataset
+from mde_utils.config import BEST_BY, LOSSES, RECIPES, SCHEDULES, Recipe, TrainConfig
+from mde_utils.data import CachedDataset, collate, load_dataset
 from mde_utils.depth_bins import find_range
 from mde_utils.dissection import dissect
-from mde_utils.environment import amp_dtype, pick_device, progress, seed_everything
+from mde_utils.environment import (
+    amp_dtype,
+    keep_freed_memory,
+    pick_device,
+    progress,
+    seed_everything,
+)
 from mde_utils.evaluation import evaluate
-from mde_utils.files import atomic
-from mde_utils.losses import balanced_loss
 from mde_utils.models import build_model
-from mde_utils.selectivity import DEFINITIONS, METHODS, SelectivityLoss
+from mde_utils.processes import gather, rank_and_world
+from mde_utils.runs import BEST, CURVES, RunFolder
+from mde_utils.selectivity import EPS, SelectivityLoss, assigned_bins, depth_selectivity
 
-#: Functions of (prediction, target) in metres, by the name that a config uses.
-LOSSES = {"balanced": balanced_loss}
-SCHEDULES = ("constant", "cosine")
-#: What "best" may mean, and whether more of it is better: depth alone, never the selectivity term.
-BEST_BY = {"d1": True, "rms": False, "rel": False}
+__all__ = ["LOSSES", "RECIPES", "SCHEDULES", "History", "Recipe", "TrainConfig", "fit", "main"]
 
-
-@dataclass(frozen=True)
-class TrainConfig:
-    """Everything that decides a run. The defaults are the METER notebook's recipe.
-
-    Attributes:
-        model, model_options, weights: arguments of ``build_model``; used by the command line, and
-            recorded by ``fit``.
-        dataset, data_options: arguments of ``load_dataset``; ``data_options`` may hold ``train``
-            and ``val`` for what differs between the splits.
-        neuron_selective: add the selectivity term to the loss. It is measured either way.
-        imde_alpha: weight of the selectivity; negative trains for it.
-        cfg_layers: layers that are watched, and trained for selectivity.
-        method: ``"assign"`` gives each unit a bin, ``"reg"`` lets it choose (direct
-            regularisation).
-        definition: ``"paper"`` or ``"reference"``.
-        depth_loss: a key of ``LOSSES``.
-        num_epochs, batch_size, learning_rate, weight_decay, schedule: the optimisation, by AdamW.
-        best_by: the validation metric that picks ``best.safetensors``: d1, rms or rel.
-        seed: of weights (command line), shuffling and augmentation.
-        num_workers: of the data loader; 0 is right for cached data.
-        mixed_precision: on a GPU, where it is of use.
-        run_dir: the run's folder; None writes nothing.
-    """
-
-    model: str = "meter_xxs"
-    model_options: dict = field(default_factory=dict)
-    weights: str | None = None
-    dataset: str = "rooms"
-    data_options: dict = field(default_factory=dict)
-    neuron_selective: bool = False
-    imde_alpha: float = -0.1
-    cfg_layers: tuple[str, ...] = ("dec_3", "enc_4")
-    method: str = "assign"
-    definition: str = "paper"
-    depth_loss: str = "balanced"
-    num_epochs: int = 20
-    batch_size: int = 64
-    learning_rate: float = 1e-4
-    weight_decay: float = 1e-2
-    schedule: str = "constant"
-    best_by: str = "d1"
-    seed: int = 0
-    num_workers: int = 0
-    mixed_precision: bool = True
-    run_dir: str | None = None
-
-    def __post_init__(self):
-        layers = (self.cfg_layers,) if isinstance(self.cfg_layers, str) else self.cfg_layers
-        object.__setattr__(self, "cfg_layers", tuple(layers))
-        for name, known in (
-            ("method", METHODS),
-            ("definition", DEFINITIONS),
-            ("depth_loss", LOSSES),
-            ("schedule", SCHEDULES),
-            ("best_by", BEST_BY),
-        ):
-            if getattr(self, name) not in known:
-                raise ValueError(
-                    f"Unknown {name} {getattr(self, name)!r}. Known: {', '.join(known)}."
-                )
-        for name, low in (("num_epochs", 1), ("batch_size", 1), ("num_workers", 0)):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < low:
-                raise ValueError(f"{name} must be a whole number from {low} on; got {value!r}.")
-        for name in ("learning_rate", "weight_decay", "imde_alpha"):
-            if not math.isfinite(getattr(self, name)):
-                raise ValueError(f"{name} must be a finite number; got {getattr(self, name)!r}.")
-        if self.learning_rate <= 0 or self.weight_decay < 0:
-            raise ValueError("learning_rate must be positive and weight_decay not negative.")
-        if self.neuron_selective and not self.cfg_layers:
-            raise ValueError(
-                "neuron_selective is on but cfg_layers is empty: name the layers to make "
-                "selective, for example ('dec_3',), or switch neuron_selective off."
-            )
-        if self.neuron_selective and self.imde_alpha >= 0:
-            warnings.warn(
-                f"imde_alpha = {self.imde_alpha} does not train for selectivity: the loss is "
-                "depth_loss + imde_alpha * selectivity, so the weight should be negative.",
-                stacklevel=3,
-            )
-
-    @classmethod
-    def from_dict(cls, values: dict) -> TrainConfig:
-        """A config from plain values; an unknown key is an error that names near matches."""
-        known = [f.name for f in fields(cls)]
-        for key in values:
-            if key not in known:
-                near = difflib.get_close_matches(key, known, n=2)
-                raise ValueError(
-                    f"Unknown key {key!r} in the config."
-                    + (f" Did you mean {' or '.join(near)}?" if near else "")
-                    + f" Known keys: {', '.join(known)}."
-                )
-        return cls(**values)
-
-    @classmethod
-    def load(cls, path: str | Path) -> TrainConfig:
-        """Read a JSON file.
-
-        Raises:
-            FileNotFoundError, ValueError: no such file, not JSON, or an unknown key.
-        """
-        path = Path(path)
-        if not path.is_file():
-            raise FileNotFoundError(f"No config {path}: save one with TrainConfig(...).save(path).")
-        try:
-            values = json.loads(path.read_text())
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{path} is not JSON: {error}.") from None
-        return cls.from_dict(values)
-
-    def save(self, path: str | Path) -> Path:
-        """Write as JSON."""
-        with atomic(path) as temporary:
-            temporary.write_text(json.dumps(asdict(self), indent=2, default=str) + "\n")
-        return Path(path)
-
-    def run_name(self) -> str:
-        """A readable folder name that differs wherever two configs do."""
-        how = f"{self.method}{self.imde_alpha:g}" if self.neuron_selective else "baseline"
-        values = {k: v for k, v in asdict(self).items() if k != "run_dir"}
-        text = json.dumps(values, sort_keys=True, default=str)
-        digest = hashlib.sha256(text.encode()).hexdigest()[:8]
-        return f"{self.model}-{self.dataset}-{how}-seed{self.seed}-{digest}"
+#: Steps between measurements of the gradients' ratio; the first step of an epoch is one of them.
+PROBE_EVERY = 100
+#: Outside this range of that ratio a run warns: the term does nothing, or depth has no say.
+GRADIENT_RATIO = (0.01, 10.0)
+#: So many times the depth loss of the first epoch, and a run warns.
+GROWN = 2.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -177,20 +61,31 @@ class History:
     """What a run gave.
 
     Attributes:
-        frame: a row an epoch; the columns of ``history.csv``.
+        frame: a row an epoch; the columns of ``history.csv`` (see :func:`fit`).
         config: as it was run.
-        best_epoch: the row of ``best.safetensors`` (counted from 1).
+        best_epoch: the row of ``best.safetensors``, counted from 1; 0 before the first whole epoch.
         run_dir: the run's folder, or None.
+        finished: False where ``max_hours`` ended the run before its last epoch.
     """
 
     frame: pd.DataFrame
     config: TrainConfig
     best_epoch: int
     run_dir: Path | None = None
+    finished: bool = True
 
     @property
     def best(self) -> dict:
-        """The row of the best epoch."""
+        """The row of the best epoch.
+
+        Raises:
+            ValueError: no epoch is whole yet.
+        """
+        if not self.best_epoch:
+            raise ValueError(
+                "No epoch of this run is whole yet: run it again with more max_hours, and it goes "
+                "on."
+            )
         return self.frame.set_index("epoch").loc[self.best_epoch].to_dict()
 
     @property
@@ -198,105 +93,119 @@ class History:
         return self.run_dir / "best.safetensors" if self.run_dir else None
 
 
-def fit(model: nn.Module, train_set, val_set, config: TrainConfig) -> History:
+def fit(
+    model: nn.Module,
+    train_set,
+    val_set,
+    config: TrainConfig,
+    *,
+    on_epoch: Callable[[History], None] | None = None,
+) -> History:
     """Train ``model``; it ends with the weights of the best epoch.
 
     The target is resized (nearest) to the network's resolution, as the METER notebook does, for
-    both terms. Selectivity of ``cfg_layers`` is measured in every run, selective or not. A run
-    folder that holds the same config is continued after its last whole epoch, and a finished one
-    is read, not run again; from a fresh model, and on a CPU, the outcome is the same bit for bit.
+    both terms. A run folder that holds the same config is continued from its last checkpoint, and
+    a finished one is read, not run again. Order and augmentation of the images depend on the seed,
+    the epoch and the image alone, so neither an interruption nor the number of workers or
+    processes changes what is trained on.
+
+    Columns of the history, a row an epoch, whether the run is selective or not:
+        ``depth_loss`` (unscaled), ``selectivity_term`` (the sum over layers in the loss), ``loss``:
+        means over images;
+        ``gradient_ratio``: ‖imde_alpha · ∇ selectivity‖ / ‖∇ depth loss‖ over all parameters, mean
+        over every 100th step; of a run without the term, what it would be;
+        per layer: ``train_term_`` (its part of the term), ``train_selectivity_`` (selectivity of
+        the average responses over the epoch's batches), ``train_coverage_`` (share of the bins
+        that a batch has pixels of), ``train_absent_`` (units whose assigned bin a batch lacks),
+        ``train_collapsed_`` and ``val_collapsed_`` (units without any response in the epoch),
+        ``val_selectivity_`` and ``val_assigned_`` (at the best bin, at the assigned one);
+        ``val_`` and a metric: protocol ``imde``; ``lr``, ``imde_alpha`` at the epoch's end;
+        ``seconds`` and ``images_per_s`` of training, ``data_seconds`` of it waiting for images.
+
+    Under ``torch.distributed`` (``accelerate launch``, ``notebook_launcher``) each process takes
+    its share of every batch: selectivity is that of the whole batch, gradients are averaged, batch
+    normalisation sees the process's own share; validation is split, and is the same to the last
+    digit. The first process writes.
 
     Args:
         model: maps images to metres; an ``nn.Module`` without ``loss_scale`` has 1.
         train_set, val_set: items with ``image`` and ``depth``.
+        on_epoch: called with the history so far after every epoch, for live plots.
 
     Raises:
-        ValueError: an empty data set, one without valid depth, unknown layers, a run folder of
-            another config, or a batch without valid depth (naming its images).
-        OSError: the run folder cannot be written; raised before the first epoch.
-        FloatingPointError: the loss is not finite; the last whole epoch is kept.
+        ValueError: an empty data set, one without valid depth, no validation set, unknown layers, a
+            run folder of another config, checkpoints none of which can be read, a batch that the
+            processes cannot share, or one without valid depth (naming its images).
+        FileNotFoundError: ``resume_from`` holds no run of this config.
+        OSError: the run folder cannot be written (raised before the first epoch) or is full; the
+            last checkpoint stands.
+        FloatingPointError: the loss or the weights are not finite, naming the images; the last
+            checkpoint stands.
     """
-    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
-        raise NotImplementedError(
-            "fit runs in one process so far; start it without a launcher, or set WORLD_SIZE=1."
-        )
-    span = find_range(train_set, model)
-    for name, dataset in (("training", train_set), ("validation", val_set)):
-        _check_data(name, dataset, span)
-    for layer in config.cfg_layers:
-        find_layer(model, layer)
-    run_dir = Path(config.run_dir) if config.run_dir else None
-    if run_dir:
-        _claim(run_dir, config)
+    trainer = _Trainer(model, train_set, val_set, config)
+    with trainer:
+        return trainer.run(on_epoch)
 
-    device = pick_device()
-    dtype = amp_dtype(device) if config.mixed_precision else None
-    scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
-    model = model.to(device, memory_format=torch.channels_last)
-    optimiser = torch.optim.AdamW(
-        model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
-    )
-    loader = DataLoader(
-        train_set,
-        batch_size=config.batch_size,
-        shuffle=True,
-        generator=torch.Generator(),
-        num_workers=config.num_workers,
-        collate_fn=collate,
-        pin_memory=device.type == "cuda",
-        # A last batch of one image would put noise into batch normalisation.
-        drop_last=len(train_set) > config.batch_size,
-    )
-    step = _Step(model, config, span, device, dtype)
 
-    rows: list[dict] = []
-    if run_dir and (run_dir / "last.pt").is_file():
-        rows = _resume(run_dir, model, optimiser, scaler)
-    if run_dir and len(rows) < config.num_epochs:
-        config.save(run_dir / "config.json")  # where this cannot be written, nothing is lost yet
-    best = _best(rows, config.best_by)
-    best_state = None
-    epochs = progress(
-        range(len(rows) + 1, config.num_epochs + 1),
-        initial=len(rows),
-        total=config.num_epochs,
-        desc=config.method if config.neuron_selective else "baseline",
-    )
-    for epoch in epochs:
-        start = time.perf_counter()
-        # Seeded per epoch, so that a run that goes on draws what it would have drawn.
-        seed_everything((config.seed * 100_003 + epoch) % 2**32)
-        loader.generator.manual_seed(config.seed * 100_003 + epoch)
-        for group in optimiser.param_groups:
-            group["lr"] = _learning_rate(config, epoch)
-        row = {"epoch": epoch, "lr": _learning_rate(config, epoch)}
-        row |= _epoch(model, loader, step, optimiser, scaler, epoch)
-        row["seconds"] = time.perf_counter() - start
-        row["images_per_s"] = row.pop("images") / row["seconds"]
-        metrics = evaluate(model, val_set, cap=span[1])
-        row |= {f"val_{k}": v for k, v in metrics.items()}
-        if config.cfg_layers:
-            seen = dissect(
-                model, val_set, config.cfg_layers, bins=span, definition=config.definition
+# ------------------------------------------------------------------ data
+
+
+class _Items(Dataset):
+    """Items by (epoch, index), whose random augmentation depends on these and the seed alone.
+
+    So it is the same in whichever process or worker, and after whatever interruption, an item is
+    made; and the global generators are left as they were.
+    """
+
+    def __init__(self, dataset, seed: int):
+        self.dataset, self.seed = dataset, seed
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitems__(self, keys: list[tuple[int, int]]) -> list[dict]:
+        if isinstance(self.dataset, CachedDataset) and self.dataset.augment is None:
+            # Nothing is drawn, and a batch is one read.
+            return self.dataset.__getitems__([index for _, index in keys])
+        states = random.getstate(), np.random.get_state(), torch.get_rng_state()
+        try:
+            return [self._seeded(*key) for key in keys]
+        finally:
+            random.setstate(states[0])
+            np.random.set_state(states[1])
+            torch.set_rng_state(states[2])
+
+    def _seeded(self, epoch: int, index: int) -> dict:
+        seed = ((self.seed * 1_000_003 + epoch) * 1_000_003 + index) % 2**32
+        random.seed(seed)
+        np.random.seed(seed)
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would reach the GPU's too
+        return self.dataset[index]
+
+
+class _Batches:
+    """Sampler: the lists of (epoch, index) that one process takes of an epoch's batches."""
+
+    def __init__(self, images: int, config: TrainConfig, rank: int, world: int):
+        self.images, self.size, self.seed = images, config.batch_size, config.seed
+        self.rank, self.world = rank, world
+        self.epoch = self.position = 0
+        if min(images, self.size) < world:
+            raise ValueError(
+                f"A batch of {min(images, self.size)} images cannot be shared by {world} "
+                "processes: raise batch_size (it counts all processes together), or start fewer."
             )
-            row |= {f"val_selectivity_{layer}": seen.mean(layer) for layer in config.cfg_layers}
-        rows.append(row)
-        epochs.set_postfix(d1=f"{row['val_d1']:.3f}", rms=f"{row['val_rms']:.3f} m")
 
-        if (best := _best(rows, config.best_by)) == epoch:
-            best_state = {k: v.detach().clone() for k, v in model.state_dict().items()}
-        if run_dir:
-            if best == epoch:
-                save_weights(model, run_dir / "best.safetensors", metadata=_about(config, row))
-            with atomic(run_dir / "history.csv") as temporary:
-                pd.DataFrame(rows).to_csv(temporary, index=False)
-            _save(run_dir, model, optimiser, scaler, rows)
+    def __len__(self) -> int:
+        # A last batch of a few images would put noise into batch normalisation.
+        return max(1, self.images // self.size)
 
-    if best_state is not None:
-        model.load_state_dict(best_state)
-    elif run_dir:
-        load_weights(model, run_dir / "best.safetensors")
-    return History(pd.DataFrame(rows), config, best, run_dir)
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        generator = torch.Generator().manual_seed(self.seed * 100_003 + self.epoch)
+        order = torch.randperm(self.images, generator=generator).tolist()
+        for k in range(self.position, len(self)):
+            batch = order[k * self.size : (k + 1) * self.size]
+            yield [(self.epoch, index) for index in batch[self.rank :: self.world]]
 
 
 def _check_data(name: str, dataset, span: tuple[float, float]) -> None:
@@ -311,6 +220,20 @@ def _check_data(name: str, dataset, span: tuple[float, float]) -> None:
         )
 
 
+# ------------------------------------------------------------------ a step
+
+
+@dataclass
+class _Losses:
+    """Of one batch: the loss, its two parts, and what the log wants."""
+
+    loss: Tensor
+    depth: Tensor  # unscaled
+    term: Tensor | None  # unweighted sum over layers; None without a pixel inside the bins
+    terms: dict[str, Tensor]
+    pooled: dict[str, tuple[Tensor, Tensor]]
+
+
 class _Step:
     """The loss of one batch and its parts."""
 
@@ -318,13 +241,19 @@ class _Step:
         self.model, self.config, self.device, self.dtype = model, config, device, dtype
         self.depth_loss = LOSSES[config.depth_loss]
         self.scale = getattr(model, "loss_scale", 1.0)
-        self.selectivity = SelectivityLoss(span, config.method, config.definition)
         self.inputs = tuple(getattr(model, "input_names", ()))
+        self.selectivity = SelectivityLoss(
+            span,
+            config.method,
+            config.definition,
+            ema=config.imde_ema,
+            coverage=config.imde_coverage,
+        )
 
-    def __call__(self, batch: dict, acts) -> tuple[Tensor, dict[str, Tensor]]:
-        """Scalar loss, and what to log.
+    def __call__(self, batch: dict, acts, *, alpha: float, probe: bool = False) -> _Losses:
+        """Without a pixel inside the bins the batch has no selectivity: the term is left out.
 
-        Without a pixel inside the bins the batch has no selectivity, and the term is left out.
+        ``alpha`` is the weight of the term; ``probe`` asks for its gradient in any run.
         """
         image = batch["image"].to(self.device, memory_format=torch.channels_last, non_blocking=True)
         target = batch["depth"].to(self.device, non_blocking=True)
@@ -333,58 +262,484 @@ class _Step:
             pred = self.model(image, **extra)
         target = F.interpolate(target, pred.shape[-2:], mode="nearest-exact")
         depth = self.depth_loss(pred.float(), target)
-        loss = self.scale * depth
-        parts = {"depth_loss": depth.detach()}
-        if acts and ((target > 0) & (target <= self.selectivity.range[1])).any():
+        loss, term, terms, pooled = self.scale * depth, None, {}, {}
+        if acts:
             wanted = self.config.neuron_selective
-            with nullcontext() if wanted else torch.no_grad():
-                terms = self.selectivity.layers(acts, target)
-            if wanted:
-                loss = loss + self.config.imde_alpha * torch.stack(list(terms.values())).sum()
-            parts |= {f"train_term_{layer}": value.detach() for layer, value in terms.items()}
-        parts["loss"] = loss.detach()
-        return loss, parts
+            with nullcontext() if wanted or probe else torch.no_grad():
+                pooled = self.selectivity.pool(acts, target)
+                if all(counts.any() for _, counts in pooled.values()):
+                    terms = self.selectivity.terms(pooled)
+                    term = torch.stack(list(terms.values())).sum()
+            if wanted and term is not None:
+                loss = loss + alpha * term
+        return _Losses(loss, depth, term, terms, pooled)
 
 
-def _epoch(model, loader, step: _Step, optimiser, scaler, epoch: int) -> dict:
-    """One pass over the training set: mean of every part of the loss, and the images seen."""
-    model.train()
-    config = step.config
-    sums: dict[str, Tensor] = {}
-    weights: dict[str, int] = {}
-    images = 0
-    watch = tap(model, config.cfg_layers, detach=False) if config.cfg_layers else nullcontext({})
-    with watch as acts:
-        for batch in progress(loader, desc=f"epoch {epoch}"):
-            names = ", ".join(map(str, batch.get("name", ["(without names)"])))
-            try:
-                loss, parts = step(batch, acts)
-            except ValueError as error:
-                raise ValueError(f"In epoch {epoch}, at the images {names}: {error}") from error
-            if not loss.isfinite():
-                raise FloatingPointError(
-                    f"The loss is {loss.item()} in epoch {epoch}, at the images {names}. The last "
-                    "whole epoch is kept. Lower learning_rate or the magnitude of imde_alpha, or "
-                    "look at these images."
+# ------------------------------------------------------------------ the log
+
+
+class _Tally:
+    """Running sums of what an epoch logs; they travel with a checkpoint."""
+
+    def __init__(self, state: dict | None = None):
+        state = state or {}
+        self.sums: dict[str, Tensor] = state.get("sums", {})
+        self.weights: dict[str, float] = state.get("weights", {})
+        self.layers: dict[str, list[Tensor]] = state.get("layers", {})
+        self.clock: dict[str, float] = state.get("clock", {"seconds": 0.0, "data_seconds": 0.0})
+
+    def state_dict(self) -> dict:
+        def cpu(value):
+            return value.cpu() if isinstance(value, Tensor) else value
+
+        return {
+            "sums": {k: cpu(v) for k, v in self.sums.items()},
+            "weights": dict(self.weights),
+            "layers": {k: [cpu(v) for v in values] for k, values in self.layers.items()},
+            "clock": dict(self.clock),
+        }
+
+    def add(self, name: str, value, weight: float) -> None:
+        """One more value of a mean. Tensors stay where they are: reading them would wait."""
+        value = value.detach().double() if isinstance(value, Tensor) else value
+        self.sums[name] = _to(self.sums.get(name, 0.0), value) + value * weight
+        self.weights[name] = self.weights.get(name, 0.0) + weight
+
+    def add_step(self, losses: _Losses, images: int) -> None:
+        self.add("depth_loss", losses.depth, images)
+        self.add("loss", losses.loss, images)
+        if losses.term is not None:
+            self.add("selectivity_term", losses.term, images)
+        for layer, (sums, counts) in losses.pooled.items():
+            sums, present = sums.detach(), counts > 0
+            if layer in losses.terms:
+                self.add(f"train_term_{layer}", losses.terms[layer], images)
+            target = assigned_bins(*sums.shape).to(sums.device)
+            self.add(f"train_coverage_{layer}", present.double().mean(), images)
+            self.add(f"train_absent_{layer}", (~present[target]).sum(), images)
+            responds = (sums != 0).any(1)
+            if layer in self.layers:
+                former = [_to(value, sums) for value in self.layers[layer]]
+                self.layers[layer] = [
+                    former[0] + sums, former[1] + counts, former[2] | responds
+                ]  # fmt: skip
+            else:
+                self.layers[layer] = [sums, counts, responds]
+
+    def row(self, definition: str) -> dict[str, float]:
+        """The means, over all processes; per layer the selectivity of the epoch's responses."""
+        every = gather(({k: float(v) for k, v in self.sums.items()}, self.weights))
+        row = {
+            name: sum(sums.get(name, 0.0) for sums, _ in every)
+            / sum(weights.get(name, 0.0) for _, weights in every)
+            for name in every[0][0]
+        }
+        for layer, (sums, counts, responds) in self.layers.items():
+            values = depth_selectivity(sums / (counts + EPS), counts, definition=definition)
+            row[f"train_selectivity_{layer}"] = values.nanmean().item()
+            row[f"train_collapsed_{layer}"] = int((~responds).sum())
+        return row
+
+
+def _to(value, other):
+    """What a checkpoint brought back to the CPU, where its like is now."""
+    if isinstance(value, Tensor) and isinstance(other, Tensor):
+        return value.to(other.device)
+    return value
+
+
+# ------------------------------------------------------------------ the loop
+
+
+class _Trainer:
+    """One run: checks first, then epochs. Use as a context, which ends what it started."""
+
+    def __init__(self, model, train_set, val_set, config: TrainConfig):
+        self.started = time.monotonic()
+        self.config, self.train_set, self.val_set = config, train_set, val_set
+        self.device = _join()
+        self.rank, self.world = rank_and_world()
+        self.lead = self.rank == 0
+        if val_set is None:
+            raise ValueError(
+                "fit needs a validation set: the best epoch is chosen on it. Give a part of the "
+                "training images that is not trained on."
+            )
+        self.span = find_range(train_set, model)
+        for name, dataset in (("training", train_set), ("validation", val_set)):
+            _check_data(name, dataset, self.span)
+        for layer in config.cfg_layers:
+            find_layer(model, layer)
+        self.batches = _Batches(len(train_set), config, self.rank, self.world)
+        self.folder = RunFolder(config.run_dir, config) if config.run_dir else None
+
+        if self.device.type == "cpu":
+            keep_freed_memory()
+        self.bare = model.to(self.device, memory_format=torch.channels_last)
+        dtype = amp_dtype(self.device) if config.mixed_precision else None
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=dtype == torch.float16)
+        self.parameters = [p for p in self.bare.parameters() if p.requires_grad]
+        self.optimiser = torch.optim.AdamW(
+            self.parameters, lr=config.learning_rate, weight_decay=config.weight_decay
+        )
+        self.model = self.bare
+        if self.world > 1:
+            ids = [self.device.index] if self.device.type == "cuda" else None
+            self.model = nn.parallel.DistributedDataParallel(self.bare, device_ids=ids)
+        self.loader = DataLoader(
+            _Items(train_set, config.seed),
+            batch_sampler=self.batches,
+            collate_fn=collate,
+            generator=torch.Generator(),  # or the loader would draw from the global one
+            num_workers=config.num_workers,
+            persistent_workers=config.num_workers > 0,
+            pin_memory=self.device.type == "cuda",
+        )
+        self.step = _Step(self.model, config, self.span, self.device, dtype)
+        self.step.scale = getattr(self.bare, "loss_scale", 1.0)
+        self.step.inputs = tuple(getattr(self.bare, "input_names", ()))
+
+        self.rows: list[dict] = []
+        self.epoch, self.position, self.tally = 1, 0, _Tally()
+        self.best_state = None
+        self.warned: set[str] = set()
+        self.previous_names = ""
+        self.writer = None
+        self._go_on()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        if self.writer is not None:
+            with suppress(OSError):  # of a full disk, which has been said
+                self.writer.close()
+
+    # ---- the run
+
+    def run(self, on_epoch) -> History:
+        config = self.config
+        if self.folder and self.lead and self.epoch <= config.num_epochs:
+            self.folder.open()
+        self.saved = time.monotonic()
+        epochs = range(self.epoch, config.num_epochs + 1)
+        if self.lead:
+            title = config.method if config.neuron_selective else "baseline"
+            epochs = progress(epochs, initial=self.epoch - 1, total=config.num_epochs, desc=title)
+        for self.epoch in epochs:
+            if not self._epoch():
+                return self._history(finished=False)
+            self._settle()
+            row = self._row()
+            self.rows.append(row)
+            if self.lead:
+                epochs.set_postfix(d1=f"{row['val_d1']:.3f}", rms=f"{row['val_rms']:.3f} m")
+                self._warn(row)
+            if _best(self.rows, config.best_by) == self.epoch:
+                state = self.bare.state_dict()
+                self.best_state = {k: v.detach().clone() for k, v in state.items()}
+                if self.folder and self.lead:  # before the checkpoint that counts it as done
+                    about = {"config": config.identity(), "metrics": row}
+                    with self.folder.writing(BEST):
+                        save_weights(self.bare, self.folder.best, metadata=about)
+            if self.folder and self.lead:  # likewise
+                self.folder.write_history(self.rows)
+                with self.folder.writing(CURVES):
+                    self._curves(row)
+            self.position, self.tally = 0, _Tally()
+            self._save(epoch=self.epoch + 1)
+            if self.lead and on_epoch is not None:
+                on_epoch(self._history(finished=self.epoch == config.num_epochs))
+        self._load_best()
+        return self._history(finished=True)
+
+    def _epoch(self) -> bool:
+        """The rest of an epoch; False where the time was up before its end."""
+        config, steps = self.config, len(self.batches)
+        if self.position == 0:
+            # Seeded per epoch, so that a run that goes on draws what it would have drawn.
+            seed_everything((config.seed * 100_003 + self.epoch + 7919 * self.rank) % 2**32)
+        for group in self.optimiser.param_groups:
+            group["lr"] = config.rate(self.epoch)
+        self.batches.epoch, self.batches.position = self.epoch, self.position
+        self.model.train()
+        watch = nullcontext({})
+        if config.cfg_layers:
+            watch = tap(self.bare, config.cfg_layers, detach=False)
+        loader = iter(self.loader)
+        bar = range(self.position, steps)
+        if self.lead:
+            bar = progress(bar, initial=self.position, total=steps, desc=f"epoch {self.epoch}")
+        with watch as acts:
+            for position in bar:
+                start = time.perf_counter()
+                batch = next(loader)
+                self.tally.clock["data_seconds"] += time.perf_counter() - start
+                self._train_on(batch, acts, position)
+                self.position = position + 1
+                self.tally.clock["seconds"] += time.perf_counter() - start
+                stop, save = self._due()
+                if stop or save:
+                    self._save(epoch=self.epoch)
+                if stop:
+                    return False
+        return True
+
+    def _train_on(self, batch: dict, acts, position: int) -> None:
+        config = self.config
+        names = ", ".join(map(str, batch.get("name", ["(without names)"])))
+        alpha = config.alpha(self.epoch - 1 + (position + 1) / len(self.batches))
+        probe = bool(config.cfg_layers) and position % PROBE_EVERY == 0
+        try:
+            losses = self.step(batch, acts, alpha=alpha, probe=probe)
+        except ValueError as error:
+            raise ValueError(f"In epoch {self.epoch}, at the images {names}: {error}") from error
+        finite = bool(losses.loss.isfinite())
+        if not self._all(finite):
+            raise FloatingPointError(self._blame(losses, finite, names))
+        self.optimiser.zero_grad(set_to_none=True)
+        aside = None
+        if probe and losses.term is not None:
+            aside = [None] * len(self.parameters)
+            if losses.term.requires_grad:  # not where the layers are frozen
+                aside = torch.autograd.grad(
+                    self.scaler.scale(alpha * losses.term),
+                    self.parameters,
+                    retain_graph=True,
+                    allow_unused=True,
                 )
-            optimiser.zero_grad(set_to_none=True)
-            scaler.scale(loss).backward()
-            scaler.step(optimiser)
-            scaler.update()
-            n = len(batch["image"])
-            images += n
-            for key, value in parts.items():
-                sums[key] = sums.get(key, 0) + value * n
-                weights[key] = weights.get(key, 0) + n
-    return {key: float(value) / weights[key] for key, value in sums.items()} | {"images": images}
+        self.scaler.scale(losses.loss).backward()
+        images = len(batch["image"])
+        if aside is not None:
+            ratio = self._gradient_ratio(aside)
+            if ratio.isfinite():  # not where the scaler has yet to find float16's range
+                self.tally.add("gradient_ratio", ratio, 1)
+        self.scaler.step(self.optimiser)
+        self.scaler.update()
+        self.tally.add_step(losses, images)
+        self.previous_names = names
+
+    def _gradient_ratio(self, aside) -> Tensor:
+        """Of the term's gradient to that of the depth loss, which is what else is in ``.grad``."""
+        selective = _flat(aside, self.parameters)
+        whole = _flat([p.grad for p in self.parameters], self.parameters)
+        if self.world > 1:  # as DistributedDataParallel did with the others
+            torch.distributed.all_reduce(selective)
+            selective = selective / self.world
+        depth = whole - selective if self.config.neuron_selective else whole
+        return selective.norm() / depth.norm().clamp(min=EPS)
+
+    def _blame(self, losses: _Losses, finite: bool, names: str) -> str:
+        if finite:
+            what = f"The loss of another process is not finite in epoch {self.epoch}"
+        elif not _finite(self.bare.parameters()) and self.previous_names:
+            what = self._broken()
+        else:
+            what = f"The loss is {losses.loss.item()} in epoch {self.epoch}, at the images {names}"
+        return f"{what}. {self._remedy()}"
+
+    def _broken(self) -> str:
+        return (
+            f"The weights are not finite since the step in epoch {self.epoch} at the images "
+            f"{self.previous_names}"
+        )
+
+    def _remedy(self) -> str:
+        kept = "The last checkpoint is kept" if self.folder else "Nothing was saved"
+        return (
+            f"{kept}. Lower learning_rate or the magnitude of imde_alpha, or look at these images."
+        )
+
+    def _check_weights(self) -> None:
+        if not self._all(_finite(self.bare.state_dict().values())):
+            raise FloatingPointError(f"{self._broken()}. {self._remedy()}")
+
+    def _settle(self) -> None:
+        """Before validation: the same network in all processes, and a finite one."""
+        if self.world > 1:  # running statistics were those of each process's own last images
+            for buffer in self.bare.buffers():
+                torch.distributed.broadcast(buffer, 0)
+        self._check_weights()
+
+    def _row(self) -> dict:
+        """Of the epoch that has just been trained; validates."""
+        config = self.config
+        clock = self.tally.clock
+        row = {
+            "epoch": self.epoch,
+            "lr": config.rate(self.epoch),
+            "imde_alpha": config.alpha(self.epoch),
+            **self.tally.row(config.definition),
+            **clock,
+        }
+        images = len(self.batches) * min(config.batch_size, self.batches.images)
+        row["images_per_s"] = images / max(clock["seconds"], 1e-9)
+        metrics = evaluate(self.bare, self.val_set, cap=self.span[1])
+        row |= {f"val_{k}": v for k, v in metrics.items()}
+        if config.cfg_layers:
+            seen = dissect(
+                self.bare,
+                self.val_set,
+                config.cfg_layers,
+                bins=self.span,
+                definition=config.definition,
+            )
+            units = seen.to_frame().groupby("layer")
+            for layer in config.cfg_layers:
+                row[f"val_selectivity_{layer}"] = seen.mean(layer)
+                at_target = units.get_group(layer)["assigned_selectivity"]
+                row[f"val_assigned_{layer}"] = float(at_target.mean())
+                row[f"val_collapsed_{layer}"] = int((seen.sums[layer] == 0).all(1).sum())
+        return row
+
+    def _warn(self, row: dict) -> None:
+        """Say once what the numbers say, where somebody might not look."""
+        weak, strong = GRADIENT_RATIO
+        ratio = row.get("gradient_ratio")
+        said = {}
+        if self.config.neuron_selective and ratio is not None and row["imde_alpha"] < 0:
+            measured = (
+                f"its gradient is {ratio:.2g} times that of the depth loss in epoch "
+                f"{row['epoch']} (imde_alpha {row['imde_alpha']:g})"
+            )
+            full = row["epoch"] - 1 >= self.config.imde_warmup
+            if ratio < weak and full:
+                said["weak"] = f"The selectivity term is too weak to matter: {measured}."
+            if ratio > strong:
+                said["strong"] = (
+                    f"The selectivity term is so strong that depth suffers: {measured}."
+                )
+        first = self.rows[0]["depth_loss"]
+        if row["depth_loss"] > GROWN * first:
+            said["grown"] = (
+                f"The depth loss has grown from {first:.4g} in epoch 1 to "
+                f"{row['depth_loss']:.4g} in epoch {row['epoch']}: learning_rate "
+                f"({self.config.learning_rate:g}) may be too high."
+            )
+        for kind, text in said.items():
+            if kind not in self.warned:
+                self.warned.add(kind)
+                warnings.warn(text, stacklevel=4)
+
+    # ---- checkpoints
+
+    def _go_on(self) -> None:
+        """Put everything back as it was at the last checkpoint, if there is one."""
+        if not self.folder:
+            return
+        if self.lead and self.config.resume_from:
+            self.folder.adopt(self.config.resume_from)
+        gather(None)  # the others wait until it is there
+        state = self.folder.load()
+        if state is None:
+            return
+        self.bare.load_state_dict(state["model"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        if state["scaler"]:  # empty from a run without float16
+            self.scaler.load_state_dict(state["scaler"])
+        self.step.selectivity.state = {
+            layer: tuple(value.to(self.device) for value in values)
+            for layer, values in state["carried"].items()
+        }
+        self.rows, self.epoch, self.position = state["rows"], state["epoch"], state["position"]
+        parts = state["processes"]
+        if len(parts) == self.world:
+            self.tally = _Tally(parts[self.rank]["tally"])
+            _set_random(parts[self.rank]["random"])
+        elif self.position:  # another number of processes: what was logged counts once
+            self.tally = _Tally(parts[0]["tally"] if self.lead else None)
+            seed_everything((self.config.seed + 7919 * self.rank) % 2**32)
+        if self.lead and self.rows and self.epoch <= self.config.num_epochs:
+            self.folder.write_history(self.rows)  # it may be one epoch ahead of the checkpoint
+
+    def _due(self) -> tuple[bool, bool]:
+        """Whether to stop, and whether to save, as the first process's clock says."""
+        hours, minutes = self.config.max_hours, self.config.save_minutes
+        now = time.monotonic()
+        stop = bool(hours) and now - self.started > hours * 3600
+        save = bool(minutes) and self.folder is not None and now - self.saved > minutes * 60
+        if self.world > 1 and (hours or minutes):
+            flags = torch.tensor([stop, save], dtype=torch.uint8, device=self.device)
+            torch.distributed.broadcast(flags, 0)
+            stop, save = map(bool, flags.tolist())
+        return stop, save
+
+    def _all(self, value: bool) -> bool:
+        if self.world > 1:
+            flag = torch.tensor([value], dtype=torch.uint8, device=self.device)
+            torch.distributed.all_reduce(flag, torch.distributed.ReduceOp.MIN)
+            value = bool(flag)
+        return value
+
+    def _save(self, *, epoch: int) -> None:
+        if not self.folder:
+            return
+        self._check_weights()
+        parts = gather({"tally": self.tally.state_dict(), "random": _get_random(self.device)})
+        if self.lead:
+            self.folder.save(
+                {
+                    "model": self.bare.state_dict(),
+                    "optimiser": self.optimiser.state_dict(),
+                    "scaler": self.scaler.state_dict(),
+                    "carried": self.step.selectivity.state,
+                    "rows": self.rows,
+                    "epoch": epoch,
+                    "position": self.position,
+                    "processes": parts,
+                }
+            )
+        self.saved = time.monotonic()
+
+    def _load_best(self) -> None:
+        if self.best_state is not None:
+            self.bare.load_state_dict(self.best_state)
+        elif self.folder and self.rows:
+            gather(None)  # the first process has written it
+            load_weights(self.bare, self.folder.best)
+
+    def _history(self, *, finished: bool) -> History:
+        if not finished and self.rows and self.position:
+            self._load_best()
+        best = _best(self.rows, self.config.best_by)
+        run_dir = self.folder.path if self.folder else None
+        return History(pd.DataFrame(self.rows), self.config, best, run_dir, finished)
+
+    def _curves(self, row: dict) -> None:
+        """The row for TensorBoard."""
+        if self.writer is None:
+            from torch.utils.tensorboard import SummaryWriter
+
+            # What a killed process logged after its last checkpoint is overwritten.
+            self.writer = SummaryWriter(str(self.folder.path / CURVES), purge_step=row["epoch"])
+        for name, value in row.items():
+            group, _, rest = name.partition("_")
+            tag = f"{group}/{rest}" if group in ("train", "val") else f"run/{name}"
+            self.writer.add_scalar(tag, value, row["epoch"])
+        self.writer.flush()
 
 
-def _learning_rate(config: TrainConfig, epoch: int) -> float:
-    if config.schedule == "cosine":
-        # Half a cosine that is not yet at zero in the last epoch.
-        turn = math.pi * (epoch - 1) / config.num_epochs
-        return config.learning_rate * 0.5 * (1 + math.cos(turn))
-    return config.learning_rate
+def _join() -> torch.device:
+    """This process's device; joins the others where a launcher has started several."""
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        from accelerate import PartialState
+
+        return PartialState().device
+    return pick_device()
+
+
+def _flat(gradients, parameters) -> Tensor:
+    """One vector; zeros for the parameters that a loss does not depend on."""
+    return torch.cat(
+        [
+            torch.zeros_like(p).flatten() if g is None else g.detach().flatten().float()
+            for g, p in zip(gradients, parameters, strict=True)
+        ]
+    )
+
+
+def _finite(values: Iterable[Tensor]) -> bool:
+    return all(bool(value.isfinite().all()) for value in values)
 
 
 def _best(rows: list[dict], key: str) -> int:
@@ -393,54 +748,25 @@ def _best(rows: list[dict], key: str) -> int:
     return pick(rows, key=lambda row: row[f"val_{key}"])["epoch"] if rows else 0
 
 
-def _about(config: TrainConfig, row: dict) -> dict:
-    return {"config": {**asdict(config), "run_dir": None}, "metrics": row}
-
-
-# ------------------------------------------------------------------ the run folder
-
-
-def _claim(run_dir: Path, config: TrainConfig) -> None:
-    """See that the folder is this config's own, or holds no run yet.
-
-    Raises:
-        ValueError: it belongs to another config; the message shows the difference.
-    """
-    path = run_dir / "config.json"
-    if path.is_file() and (run_dir / "last.pt").is_file():
-        there, own = asdict(TrainConfig.load(path)), asdict(config)
-        other = [k for k in own if k != "run_dir" and _plain(there[k]) != _plain(own[k])]
-        if other:
-            difference = "; ".join(f"{k}: {there[k]!r} there, {own[k]!r} here" for k in other)
-            raise ValueError(
-                f"The run folder {run_dir} belongs to another config ({difference}). Nothing was "
-                "overwritten: choose another run_dir, or remove that one."
-            )
-
-
-def _plain(value):
-    return json.loads(json.dumps(value, default=str))
-
-
-def _save(run_dir: Path, model, optimiser, scaler, rows: list[dict]) -> None:
-    state = {
-        "model": model.state_dict(),
-        "optimiser": optimiser.state_dict(),
-        "scaler": scaler.state_dict(),
-        "rows": rows,
+def _get_random(device: torch.device) -> dict:
+    """The states of all random generators, in what a checkpoint may hold."""
+    kind, keys, *rest = np.random.get_state()
+    return {
+        "python": random.getstate(),
+        "numpy": (kind, torch.from_numpy(keys.astype(np.int64)), *rest),
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
     }
-    with atomic(run_dir / "last.pt") as temporary:
-        torch.save(state, temporary)
 
 
-def _resume(run_dir: Path, model, optimiser, scaler) -> list[dict]:
-    """Put everything back as it was after the last whole epoch; the rows of the history."""
-    state = torch.load(run_dir / "last.pt", map_location="cpu", weights_only=True)
-    model.load_state_dict(state["model"])
-    optimiser.load_state_dict(state["optimiser"])
-    if state["scaler"]:  # empty from a run without float16
-        scaler.load_state_dict(state["scaler"])
-    return state["rows"]
+def _set_random(state: dict) -> None:
+    version, internal, gauss = state["python"]
+    random.setstate((version, tuple(internal), gauss))
+    kind, keys, *rest = state["numpy"]
+    np.random.set_state((kind, keys.numpy().astype(np.uint32), *rest))
+    torch.set_rng_state(state["torch"])
+    if state["cuda"] is not None and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["cuda"])
 
 
 def main(arguments: list[str]) -> None:
@@ -458,8 +784,12 @@ def main(arguments: list[str]) -> None:
     seed_everything(config.seed)
     model = build_model(config.model, weights=config.weights, **config.model_options)
     history = fit(model, *sets, config)
-    print(f"best epoch {history.best_epoch} by {config.best_by}: {history.best}")
-    print(f"the run is in {history.run_dir}")
+    if rank_and_world()[0] == 0:
+        if history.finished:
+            print(f"best epoch {history.best_epoch} by {config.best_by}: {history.best}")
+        else:
+            print("max_hours is over; the same command goes on from here.")
+        print(f"the run is in {history.run_dir}")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from mde_utils.data.loading import batches
+from mde_utils.data.loading import batches, chunks
 
 
 def items(*sizes):
@@ -9,6 +9,20 @@ def items(*sizes):
         {"image": torch.full((3, *s), float(i)), "depth": torch.ones(1, *s), "other": "text"}
         for i, s in enumerate(sizes)
     ]
+
+
+def test_chunks_cover_every_index_once():
+    assert [list(chunk) for chunk in chunks(5, 2)] == [[0, 1], [2, 3], [4]]
+    assert (chunks(0, 2), chunks(1, 2)) == ([], [range(1)])
+    with pytest.raises(ValueError, match="batch_size must be at least 1, got 0"):
+        chunks(5, 0)
+
+
+def test_a_chunk_alone_is_the_same_batches():
+    data = items((4, 6), (4, 6), (8, 6), (4, 6), (4, 6))
+    whole = [names for names, _ in batches(data, range(5), 3, ["image"])]
+    parts = [names for c in chunks(5, 3) for names, _ in batches(data, c, 3, ["image"])]
+    assert parts == whole == [["image 0", "image 1"], ["image 2"], ["image 3", "image 4"]]
 
 
 def test_order_names_and_the_last_short_batch():

@@ -1,3 +1,5 @@
+from datetime import timedelta
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -239,18 +241,62 @@ def test_mode_and_hooks_after_an_error(net):
     assert net.training and not any(m._forward_hooks for m in net.modules())
 
 
+def mixed_items(n):
+    """Images of two sizes; image 1 has no valid depth."""
+    data = (items(4) + items(3, (40, 20)) + items(4, seed=1))[:n]
+    for item in data[1:2]:
+        item["depth"].zero_()
+    return data
+
+
+SPLITS = [(11, 2), (11, 3), (11, 16), (1, 2)]  # images, batch size; the last are one process's
+
+
+def dissect_split(split, **options):
+    n, batch_size = split
+    torch.manual_seed(0)
+    return dissect(Net(), mixed_items(n), ["wide", "deep"], batch_size=batch_size, **options)
+
+
+def assert_same(seen, expected):
+    assert (seen.images, seen.bins) == (expected.images, expected.bins)
+    for name in ("sums", "pixels"):
+        found, wanted = getattr(seen, name), getattr(expected, name)
+        assert found.keys() == wanted.keys()
+        assert all(torch.equal(found[layer], wanted[layer]) for layer in wanted)
+
+
 def _dissect_in_one_of_two(rank, address, expected):
-    torch.distributed.init_process_group("gloo", init_method=address, rank=rank, world_size=2)
+    # Sums depend on the number of threads in their last digits.
     torch.set_num_threads(1)
-    for n in (5, 1):  # one image leaves a process without work
-        torch.manual_seed(0)
-        seen = dissect(Net(), items(n), ["wide", "deep"], batch_size=2)
-        torch.testing.assert_close(seen.selectivity, expected[n], rtol=1e-6, atol=1e-6)
-        assert seen.images == n
+    torch.distributed.init_process_group(
+        "gloo", init_method=address, rank=rank, world_size=2, timeout=timedelta(seconds=120)
+    )
+    if rank == 1:
+        assert_same(dissect_split(SPLITS[0], distributed=False), expected[SPLITS[0]])
+    for split in SPLITS:
+        assert_same(dissect_split(split), expected[split])
+    net = Net().train()
+    own = {"wide": DepthBins.sid(5, 1, 6)}
+    assert dissect(net, items(1), ["wide"], bins=own).bins == own  # in the idle process too
+
+    broken = items(4)
+    del broken[2]["depth"]
+    error, says = (ValueError, "^image 2 has") if rank else (RuntimeError, "^Process 1 .*: image 2")
+    with pytest.raises(error, match=says):
+        dissect(net, broken, ["wide"], batch_size=2)
+    assert net.training and not any(m._forward_hooks for m in net.modules())
+    with pytest.raises(ValueError, match="has a depth inside the bins"):
+        dissect(net, mixed_items(2)[1:], ["wide"])
     torch.distributed.destroy_process_group()
 
 
-def test_split_over_processes(net, tmp_path):
-    expected = {n: dissect(net, items(n), ["wide", "deep"]).selectivity for n in (5, 1)}
+def test_split_over_processes_to_the_last_bit(tmp_path):
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        expected = {split: dissect_split(split) for split in SPLITS}
+    finally:
+        torch.set_num_threads(threads)
     address = f"file://{tmp_path / 'meet'}"
     torch.multiprocessing.spawn(_dissect_in_one_of_two, (address, expected), nprocs=2)

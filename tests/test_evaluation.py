@@ -2,6 +2,8 @@
 
 import csv
 import math
+import warnings
+from datetime import timedelta
 
 import numpy as np
 import pytest
@@ -230,6 +232,7 @@ def test_modes_are_put_back_and_nothing_is_learnt():
             ),
             "prediction for b.png holds NaN",
         ),
+        (lambda: evaluate(Fixed(), random_items(1), distributed=True), "accelerate launch"),
         (lambda: evaluate(nn.Flatten(), random_items(2), cap=10.0), r"\(b, 1, h, w\)"),
         (lambda: evaluate(Fixed(), [{"image": torch.rand(3, 2, 2)}], cap=1.0), "no 'depth'"),
         (
@@ -243,6 +246,68 @@ def test_modes_are_put_back_and_nothing_is_learnt():
 def test_clear_errors(call, says):
     with pytest.raises(ValueError, match=says):
         call()
+
+
+# Images, batch size, protocol: what does not divide, and less than there are processes.
+SPLITS = [(n, size, p) for n, size in ((11, 2), (11, 3), (11, 16), (1, 2)) for p in PROTOCOLS]
+
+
+def mixed_items(n):
+    """Images of two sizes; image 1 has no valid pixel."""
+    items = (random_items(4) + random_items(3, size=(4, 9)) + random_items(4, seed=1))[:n]
+    for x in items[1:2]:
+        x["depth"].zero_()
+    return items
+
+
+def evaluate_split(split, **options):
+    n, batch_size, protocol = split
+    torch.manual_seed(0)
+    # Convolutions, as their last digits depend on what else is in the batch.
+    model = nn.Sequential(nn.Conv2d(3, 16, 3, 1, 1), nn.Conv2d(16, 1, 3, 1, 1), nn.Softplus())
+    return evaluate(
+        model, mixed_items(n), batch_size=batch_size, protocol=protocol, cap=10.0, **options
+    )
+
+
+def _evaluate_in_one_of_two(rank, address, expected):
+    # Sums depend on the number of threads in their last digits.
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group(
+        "gloo", init_method=address, rank=rank, world_size=2, timeout=timedelta(seconds=120)
+    )
+    for split in SPLITS:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            assert evaluate_split(split) == expected[split]
+        says = [str(w.message) for w in caught if "valid pixel" in str(w.message)]
+        assert len(says) == (rank == 0 and split[0] > 1)
+        assert all(text.startswith("1 of 11 images") for text in says)
+    if rank == 1:
+        with pytest.warns(UserWarning, match="1 of 11 images"):
+            assert evaluate_split(SPLITS[0], distributed=False) == expected[SPLITS[0]]
+
+    broken = [item([[x]], [[1.0]], name=f"{x}.png") for x in (1.0, 2.0, math.nan, 4.0)]
+    error = ValueError if rank else RuntimeError
+    says = "The prediction for nan.png holds NaN"
+    with pytest.raises(error, match=f"^{says}" if rank else f"^Process 1 of 2 .*: {says}"):
+        evaluate(Fixed(), broken, batch_size=2, cap=10.0)
+    with pytest.raises(ValueError, match="None of 3 images"):
+        evaluate(Fixed(), [item([[1.0]], [[0.0]])] * 3, batch_size=2, cap=10.0)
+    torch.distributed.destroy_process_group()
+
+
+def test_split_over_processes_to_the_last_bit(tmp_path):
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with pytest.warns(UserWarning, match="1 of 11 images"):
+            expected = {split: evaluate_split(split) for split in SPLITS}
+    finally:
+        torch.set_num_threads(threads)
+    assert [result["n"] for result in expected.values()] == [10] * 6 + [1] * 2
+    address = f"file://{tmp_path / 'meet'}"
+    torch.multiprocessing.spawn(_evaluate_in_one_of_two, (address, expected), nprocs=2)
 
 
 @pytest.mark.parametrize("name", PROTOCOLS)

@@ -28,9 +28,19 @@ by_name = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 
 # Each may import its own layer and the ones before it (design: "dependencies point one way").
 LAYERS = (
-    {"data", "models", "depth_bins", "environment", "files"},
+    {"data", "models", "depth_bins", "environment", "files", "processes"},
     {"selectivity", "activations", "losses", "checkpoints"},
-    {"training", "dissection", "interventions", "attacks", "evaluation", "plots", "widgets"},
+    {
+        "training",
+        "config",
+        "runs",
+        "dissection",
+        "interventions",
+        "attacks",
+        "evaluation",
+        "plots",
+        "widgets",
+    },
 )
 # `build_model(weights=…)` reads weights. Checkpoints, in turn, know no model.
 UPWARD = {("models", "checkpoints")}

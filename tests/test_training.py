@@ -69,7 +69,9 @@ def test_a_run_learns_and_leaves_a_folder(config, tmp_path):
         "config.json",
         "history.csv",
         "last.pt",
+        "previous.pt",
         "best.safetensors",
+        "tensorboard",
     }
     pd.testing.assert_frame_equal(pd.read_csv(history.run_dir / "history.csv"), frame)
     assert TrainConfig.load(history.run_dir / "config.json") == config

@@ -8,6 +8,17 @@ import torch
 from torch import Tensor
 
 
+def chunks(length: int, batch_size: int) -> list[range]:
+    """The indices of a data set, ``batch_size`` at a time; the last may be shorter.
+
+    Raises:
+        ValueError: ``batch_size`` below 1.
+    """
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, got {batch_size}.")
+    return [range(i, min(i + batch_size, length)) for i in range(0, length, batch_size)]
+
+
 def batches(
     dataset, indices: Sequence[int], batch_size: int, fields: Iterable[str]
 ) -> Iterator[tuple[list[str], dict[str, Tensor]]]:
@@ -19,12 +30,10 @@ def batches(
     Raises:
         ValueError: ``batch_size`` below 1, an item that lacks a field, or depth not (1, h, w).
     """
-    if batch_size < 1:
-        raise ValueError(f"batch_size must be at least 1, got {batch_size}.")
     fields = tuple(fields)
     fetch = getattr(dataset, "__getitems__", None) or (lambda ids: [dataset[i] for i in ids])
-    for start in range(0, len(indices), batch_size):
-        chunk = list(indices[start : start + batch_size])
+    for positions in chunks(len(indices), batch_size):
+        chunk = list(indices[positions.start : positions.stop])
         items = fetch(chunk)
         names: list[str] = []
         run: list[dict[str, Tensor]] = []

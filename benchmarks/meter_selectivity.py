@@ -1,0 +1,369 @@
+"""Can METER's units be made depth-selective, and what does it cost?
+
+Trains METER on rendered rooms and on real NYU frames, baseline, direct regularisation ("reg") and
+assignment ("assign"), over seeds; every row of the table has its whole config beside it.
+
+    python benchmarks/meter_selectivity.py                  # tables and figures of what is trained
+    python benchmarks/meter_selectivity.py --train 2        # train what is missing, 2 at a time
+    python benchmarks/meter_selectivity.py --train 2 --groups main sizes
+
+Takes hours on two cores. Runs live in runs/meter_selectivity and go on where they were cut short.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+import pandas as pd
+import torch
+import torch.nn.functional as F
+from _common import PROJECT, RESULTS, machine, markdown_table, real_data, write_result
+from real_nyu_dissection import weights
+from torch import nn
+
+from mde_utils import plots
+from mde_utils.data import load_dataset
+from mde_utils.dissection import dissect
+from mde_utils.environment import seed_everything
+from mde_utils.evaluation import evaluate
+from mde_utils.files import atomic
+from mde_utils.models import build_model
+from mde_utils.training import TrainConfig, fit
+
+RUNS = PROJECT / "runs" / "meter_selectivity"
+SEEDS = (0, 1, 2)
+DECODER = ("dec_1", "dec_2", "dec_3")
+NOTEBOOK = ("dec_3", "enc_4")  # what the METER notebook regularised
+LARGE, SMALL = (192, 256), (64, 128)
+
+
+@dataclass(frozen=True)
+class Job:
+    """One training: its group in the report, how many test images, and its config."""
+
+    group: str
+    test_images: int
+    config: TrainConfig
+
+    @property
+    def folder(self) -> Path:
+        return RUNS / self.config.run_name()
+
+
+def rooms(size, images, **settings) -> TrainConfig:
+    common = {"size": list(size), "fields": ["image", "depth"]}
+    options = {**common, "train": {"limit": images, "augment": "meter"}, "val": {"limit": 64}}
+    defaults = {"batch_size": 16, "learning_rate": 3e-3, "schedule": "cosine"}
+    return TrainConfig(dataset="rooms", data_options=options, **{**defaults, **settings})
+
+
+def nyu(**settings) -> TrainConfig:
+    """The sample is of one scene, so rows are held out for validation, not scenes."""
+    options = {"size": list(LARGE), "val_by": "row", "train": {"augment": "meter"}}
+    defaults = {"batch_size": 16, "schedule": "cosine"}
+    return TrainConfig(dataset="nyu", data_options=options, **{**defaults, **settings})
+
+
+def variants(config: TrainConfig, alpha: float):
+    """Baseline, direct regularisation, assignment."""
+    yield config
+    for method in ("reg", "assign"):
+        yield replace(config, neuron_selective=True, imde_alpha=alpha, method=method)
+
+
+def jobs() -> list[Job]:
+    found = []
+    for seed in SEEDS:
+        # 1. The comparison, at the size of the publication.
+        main = rooms(LARGE, 3000, num_epochs=8, cfg_layers=DECODER, seed=seed)
+        found += [Job("main", 654, c) for c in variants(main, -3.0)]
+        # 2. Which layers, which weight: small images, so that there can be many trainings.
+        for layers in (("dec_3",), ("dec_2",), ("dec_1",), DECODER, NOTEBOOK):
+            small = rooms(SMALL, 1500, num_epochs=8, cfg_layers=layers, seed=seed)
+            found.append(Job("tradeoff", 300, small))
+            for alpha in (-0.1, -1.0, -3.0, -10.0):
+                on = replace(small, neuron_selective=True, imde_alpha=alpha)
+                found.append(Job("tradeoff", 300, on))
+        # 3. The options of the loss, one at a time.
+        base = rooms(SMALL, 1500, num_epochs=8, cfg_layers=DECODER, seed=seed)
+        base = replace(base, neuron_selective=True, imde_alpha=-3.0)
+        for change in (
+            {"imde_warmup": 3.0},
+            {"imde_coverage": True},
+            {"imde_ema": 0.9},
+            {"method": "reg"},
+            {"method": "reg", "imde_ema": 0.9},
+        ):
+            found.append(Job("options", 300, replace(base, **change)))
+        # 4. A larger decoder.
+        for model in ("meter_xs", "meter_s"):
+            larger = rooms(SMALL, 1500, num_epochs=8, cfg_layers=DECODER, seed=seed, model=model)
+            on = replace(larger, neuron_selective=True, imde_alpha=-3.0)
+            found += [Job("sizes", 300, larger), Job("sizes", 300, on)]
+        # 5. Real frames: fine-tuning the published weights, and from scratch.
+        tuned = nyu(
+            weights="published", num_epochs=6, learning_rate=3e-4, cfg_layers=DECODER, seed=seed
+        )
+        found += [Job("real, fine-tuned", 120, c) for c in variants(tuned, -3.0)]
+        scratch = nyu(num_epochs=20, learning_rate=3e-3, cfg_layers=DECODER, seed=seed)
+        found += [Job("real, from scratch", 120, c) for c in variants(scratch, -3.0)]
+    return found
+
+
+# ------------------------------------------------------------------ training
+
+
+def train(number: int) -> None:
+    """One job, in a process of its own."""
+    job = jobs()[number]
+    config = replace(job.config, run_dir=str(job.folder))
+    options = dict(config.data_options)
+    own = {split: options.pop(split, {}) for split in ("train", "val")}
+    if config.dataset == "nyu":
+        options["root"] = real_data() / "nyu"
+    sets = {s: load_dataset(config.dataset, s, **options, **own[s]) for s in ("train", "val")}
+    plain = {k: v for k, v in own["train"].items() if k != "augment"}
+    sets["seen"] = load_dataset(
+        config.dataset, "train", **options, **plain | {"limit": min(300, len(sets["train"]))}
+    )
+    sets["test"] = load_dataset(config.dataset, "test", **options, limit=job.test_images)
+
+    seed_everything(config.seed)
+    model = build_model(config.model)
+    if config.weights:
+        model = build_model(config.model, weights=weights())
+    history = fit(model, sets["train"], sets["val"], config)
+    metrics = evaluate(model, sets["test"])
+    seen = dissect(model, sets["seen"], config.cfg_layers)
+    every = dissect(model, sets["test"], list(model.taps))
+    perfect = Ceiling(model, {layer: every.bins[layer] for layer in config.cfg_layers})
+    ceiling = dissect(perfect, sets["test"], config.cfg_layers)
+    units = every.to_frame().groupby("layer")
+    result = {
+        "group": job.group,
+        "config": config.identity(),
+        "test": f"{sets['test'].name}, {len(sets['test'])} images",
+        "train_images": len(sets["train"]),
+        "protocol": "imde",
+        "definition": "paper",
+        "metrics": metrics,
+        "layers": {
+            layer: {
+                "train": seen.mean(layer),
+                "test": every.mean(layer),
+                "assigned": float(units.get_group(layer)["assigned_selectivity"].mean()),
+                "collapsed": int((every.sums[layer] == 0).all(1).sum()),
+                "units": len(every.sums[layer]),
+                "ceiling": ceiling.mean(layer),
+            }
+            for layer in config.cfg_layers
+        },
+        "selectivity_of_all_layers": {layer: every.mean(layer) for layer in every.layers},
+        "history": history.frame.round(5).to_dict("list"),
+        "best_epoch": history.best_epoch,
+        "machine": {**machine(), "torch_threads": torch.get_num_threads()},
+    }
+    with atomic(job.folder / "result.json") as temporary:
+        temporary.write_text(json.dumps(result))
+
+
+class Ceiling(nn.Module):
+    """A network whose units are perfect, but for the prediction that they are made of: unit k of a
+    layer answers 1 where the *predicted* depth lies in bin k, else 0."""
+
+    def __init__(self, model, bins):
+        super().__init__()
+        self.model, self.bins, self.depth_range = model, bins, model.depth_range
+        for layer in bins:
+            self.add_module(layer, nn.Identity())
+
+    def forward(self, image):
+        pred = self.model(image)
+        for layer, bins in self.bins.items():
+            index = bins.discretize(pred.clamp(1e-3, float(bins.edges[-1])))[:, 0]
+            getattr(self, layer)(F.one_hot(index, len(bins)).permute(0, 3, 1, 2).float())
+        return pred
+
+
+def train_all(groups, workers: int) -> None:
+    """Each training in a process with its share of the cores."""
+    todo = [
+        number
+        for number, job in enumerate(jobs())
+        if (not groups or job.group in groups) and not (job.folder / "result.json").is_file()
+    ]
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    environment = os.environ | {"OMP_NUM_THREADS": str(max(1, cores // workers))}
+    running: list[subprocess.Popen] = []
+    print(f"{len(todo)} trainings to do, {workers} at a time", flush=True)
+    for number in todo:
+        while len(running) >= workers:
+            running = _finished(running)
+        print(f"{number}: {jobs()[number].group} {jobs()[number].config.run_name()}", flush=True)
+        command = [sys.executable, __file__, "--one", str(number)]
+        running.append(subprocess.Popen(command, env=environment))
+    while running:
+        running = _finished(running)
+
+
+def _finished(running):
+    try:
+        running[0].wait(timeout=1)
+    except subprocess.TimeoutExpired:
+        pass
+    for process in running:
+        if process.poll() not in (None, 0):
+            raise SystemExit("A training failed; see above. The others can be gone on with.")
+    return [process for process in running if process.poll() is None]
+
+
+# ------------------------------------------------------------------ the report
+
+
+def table() -> pd.DataFrame:
+    """A row a finished training."""
+    rows = []
+    for number, job in enumerate(jobs()):
+        path = job.folder / "result.json"
+        if not path.is_file():
+            continue
+        result = json.loads(path.read_text())
+        config, layers = result["config"], result["layers"].values()
+        method = config["method"] if config["neuron_selective"] else "baseline"
+        extras = {k: config[k] for k in ("imde_warmup", "imde_ema", "imde_coverage")}
+        last = {k: v[result["best_epoch"] - 1] for k, v in result["history"].items()}
+        rows.append(
+            {
+                "job": number,
+                "group": job.group,
+                "model": config["model"],
+                "layers": "+".join(config["cfg_layers"]),
+                "method": method,
+                "imde_alpha": config["imde_alpha"] if config["neuron_selective"] else 0.0,
+                "option": ", ".join(f"{k} {v:g}" for k, v in extras.items() if v) or "none",
+                "seed": config["seed"],
+                **{k: result["metrics"][k] for k in ("d1", "rms", "rel")},
+                "selectivity": _mean(layers, "test"),
+                "train_selectivity": _mean(layers, "train"),
+                "assigned": _mean(layers, "assigned"),
+                "ceiling": _mean(layers, "ceiling"),
+                "collapsed": sum(layer["collapsed"] for layer in layers),
+                "units": sum(layer["units"] for layer in layers),
+                "gradient_ratio": last["gradient_ratio"],
+                "test": result["test"],
+                "train_images": result["train_images"],
+                **{f"selectivity_{k}": v["test"] for k, v in result["layers"].items()},
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def _mean(layers, key: str) -> float:
+    values = [layer[key] for layer in layers]
+    return sum(values) / len(values)
+
+
+def summary(frame: pd.DataFrame, by: list[str]) -> pd.DataFrame:
+    """Mean over seeds, and the range from the least to the largest."""
+
+    def cell(values: pd.Series) -> str:
+        return f"{values.mean():.3f} ({values.min():.3f}–{values.max():.3f})"
+
+    columns = {
+        "δ1": "d1",
+        "RMS [m]": "rms",
+        "REL": "rel",
+        "selectivity, test": "selectivity",
+        "train": "train_selectivity",
+        "at the assigned bin": "assigned",
+        "perfect code": "ceiling",
+    }
+    groups = frame.groupby(by, sort=False)
+    result = pd.DataFrame({title: groups[name].agg(cell) for title, name in columns.items()})
+    result["collapsed"] = groups.apply(
+        lambda g: f"{g.collapsed.mean():.1f} of {g.units.iloc[0]}", include_groups=False
+    )
+    result["gradients"] = groups.gradient_ratio.mean().map("{:.2g}".format)
+    result["seeds"] = groups.seed.nunique()
+    result = result.reset_index()
+    return result.set_index(by[0])
+
+
+GROUPS = {
+    "main": "METER-XXS on rooms, 192×256, 3,000 training rooms, 8 epochs",
+    "tradeoff": "Which layers, which weight: METER-XXS on rooms, 64×128, 1,500 rooms, 8 epochs",
+    "options": "Options of the loss, assign or reg at −3 on the decoder: as above",
+    "sizes": "METER-XS and S, baseline and assign: as above",
+    "real, fine-tuned": "Real NYU frames: the published METER-XXS, fine-tuned for 6 epochs",
+    "real, from scratch": "Real NYU frames: METER-XXS from scratch, 20 epochs",
+}
+NOTE = """Mean over seeds (least to largest). δ1, RMS, REL: protocol `imde`. Selectivity: definition
+`paper`, mean over the units of the regularised layers (in a baseline: of the same layers), on test
+images and on training images; *at the assigned bin* uses the bin that the assignment gives a unit
+instead of its best. *Perfect code*: what units would score that answer 1 where the network's own
+predicted depth lies in their bin and 0 elsewhere: the measure counts errors of the prediction
+against the units. *Collapsed*: units without any response. *Gradients*: ‖imde_alpha ∇ selectivity‖
+/ ‖∇ depth loss‖ in the best epoch. All trainings: AdamW, cosine schedule, batch 16, METER's
+augmentation, the epoch that is best by δ1 on validation; the whole config of every row is in the
+JSON beside this page. Trained for minutes on two CPU cores: read differences, not records."""
+
+
+def report() -> None:
+    frame = table()
+    if frame.empty:
+        raise SystemExit("Nothing is trained yet: start with --train 2.")
+    parts = ["# Training METER for depth selectivity", NOTE]
+    for group, title in GROUPS.items():
+        part = frame[frame.group == group]
+        if part.empty:
+            continue
+        by = {
+            "tradeoff": ["layers", "method", "imde_alpha"],
+            "options": ["method", "option"],
+            "sizes": ["model", "method"],
+        }.get(group, ["method"])
+        tests = ", ".join(part.test.unique())
+        parts += [f"## {title}", f"Test: {tests}. {part.train_images.iloc[0]:,} training images."]
+        parts.append(markdown_table(summary(part, by)))
+        if group == "tradeoff":
+            parts.append("![Selectivity against δ1](meter_selectivity_tradeoff.png)")
+    results = [
+        {**json.loads((j.folder / "result.json").read_text()), "job": n}
+        for n, j in enumerate(jobs())
+        if (j.folder / "result.json").is_file()
+    ]
+    for result in results:
+        del result["history"]
+    with atomic(RESULTS / "meter_selectivity.csv") as temporary:
+        frame.round(4).to_csv(temporary, index=False)
+    write_result("meter_selectivity", {"rows": results}, "\n\n".join(parts))
+    tradeoff = frame[frame.group == "tradeoff"]
+    if not tradeoff.empty:
+        figure = plots.plot_tradeoff(tradeoff)
+        with atomic(RESULTS / "meter_selectivity_tradeoff.png") as temporary:
+            figure.savefig(temporary, dpi=100)
+    print("\n\n".join(parts))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--train", type=int, default=0, metavar="N", help="train, N at a time")
+    parser.add_argument("--groups", nargs="*", choices=GROUPS, help="only these")
+    parser.add_argument("--one", type=int, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.one is not None:
+        return train(arguments.one)
+    if arguments.train:
+        train_all(arguments.groups, arguments.train)
+    report()
+
+
+if __name__ == "__main__":
+    main()

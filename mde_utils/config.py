@@ -1,0 +1,306 @@
+"""What decides a training run: `TrainConfig`, and the named recipes of the publications."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import math
+import warnings
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import NamedTuple
+
+from mde_utils.files import atomic
+from mde_utils.losses import balanced_loss
+from mde_utils.selectivity import DEFINITIONS, METHODS
+
+#: Functions of (prediction, target) in metres, by the name that a config uses.
+LOSSES = {"balanced": balanced_loss}
+SCHEDULES = ("constant", "cosine", "step")
+#: What "best" may mean, and whether more of it is better: depth alone, never the selectivity term.
+BEST_BY = {"d1": True, "rms": False, "rel": False}
+#: How a run is carried out, not what it computes: may differ when a run goes on.
+HANDLING = ("run_dir", "resume_from", "max_hours", "save_minutes", "num_workers")
+
+
+class Recipe(NamedTuple):
+    """Settings of a training that somebody published."""
+
+    source: str
+    settings: dict
+
+
+#: By name. A later network brings its own beside its loss (MFF, BTS, CSPN, EPCDepth).
+RECIPES = {
+    "meter_notebook": Recipe(
+        "the METER notebook with the selectivity loss: AdamW 1e-4, no schedule, no augmentation; "
+        "imde_alpha -0.1 on dec_3 and enc_4",
+        {
+            "model": "meter_xxs",
+            "depth_loss": "balanced",
+            "num_epochs": 20,
+            "batch_size": 64,
+            "learning_rate": 1e-4,
+            "weight_decay": 1e-2,
+            "schedule": "constant",
+            "imde_alpha": -0.1,
+            "cfg_layers": ("dec_3", "enc_4"),
+        },
+    ),
+    "meter_paper": Recipe(
+        "METER's publication (Papa et al., TCSVT 2023, arXiv 2403.08368), as public "
+        "re-implementations quote it: AdamW 1e-3, betas .9 and .999, x0.1 every 20 of 60 epochs",
+        {
+            "model": "meter_xxs",
+            "depth_loss": "balanced",
+            "num_epochs": 60,
+            "batch_size": 128,
+            "learning_rate": 1e-3,
+            "weight_decay": 1e-2,
+            "schedule": "step",
+            "decay_every": 20,
+            "decay_factor": 0.1,
+            "data_options": {"train": {"augment": "meter"}},
+        },
+    ),
+}
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Everything that decides a run. The defaults are the METER notebook's recipe.
+
+    Attributes:
+        model, model_options, weights: arguments of ``build_model``; used by the command line, and
+            recorded by ``fit``.
+        dataset, data_options: arguments of ``load_dataset``; ``data_options`` may hold ``train``
+            and ``val`` for what differs between the splits.
+        neuron_selective: add the selectivity term to the loss. It is measured either way.
+        imde_alpha: weight of the selectivity; negative trains for it.
+        cfg_layers: layers that are watched, and trained for selectivity.
+        method: ``"assign"`` gives each unit a bin, ``"reg"`` lets it choose (direct
+            regularisation).
+        definition: ``"paper"`` or ``"reference"``.
+        imde_warmup: epochs over which the weight grows linearly from 0 to imde_alpha; 0 = off.
+        imde_coverage: weigh bins by their pixels (see ``SelectivityLoss``).
+        imde_ema: carry sums and counts over batches with this decay; 0 = off (the same).
+        depth_loss: a key of ``LOSSES``.
+        num_epochs, learning_rate, weight_decay: the optimisation, by AdamW.
+        batch_size: images a step, over all processes together.
+        schedule: of the learning rate: ``"constant"``, ``"cosine"`` (half a wave, never quite 0),
+            or ``"step"``: times ``decay_factor`` after every ``decay_every`` epochs.
+        best_by: the validation metric that picks ``best.safetensors``: d1, rms or rel.
+        seed: of weights (command line), shuffling and augmentation.
+        mixed_precision: on a GPU, where it is of use: bfloat16 from compute capability 8 on, else
+            float16 with a gradient scaler; losses and selectivity in float32.
+        run_dir: the run's folder; None writes nothing.
+        resume_from: where to look for a former output of this config (a run folder, or any folder
+            above one, such as an attached input) when ``run_dir`` holds none yet.
+        max_hours: stop cleanly after so long, ready to go on; 0 = no limit.
+        save_minutes: time between checkpoints inside an epoch; 0 = only after whole epochs.
+        num_workers: of the data loader; 0 is right for cached data. Results do not depend on it.
+    """
+
+    model: str = "meter_xxs"
+    model_options: dict = field(default_factory=dict)
+    weights: str | None = None
+    dataset: str = "rooms"
+    data_options: dict = field(default_factory=dict)
+    neuron_selective: bool = False
+    imde_alpha: float = -0.1
+    cfg_layers: tuple[str, ...] = ("dec_3", "enc_4")
+    method: str = "assign"
+    definition: str = "paper"
+    imde_warmup: float = 0.0
+    imde_coverage: bool = False
+    imde_ema: float = 0.0
+    depth_loss: str = "balanced"
+    num_epochs: int = 20
+    batch_size: int = 64
+    learning_rate: float = 1e-4
+    weight_decay: float = 1e-2
+    schedule: str = "constant"
+    decay_every: int = 20
+    decay_factor: float = 0.1
+    best_by: str = "d1"
+    seed: int = 0
+    mixed_precision: bool = True
+    run_dir: str | None = None
+    resume_from: str | None = None
+    max_hours: float = 0.0
+    save_minutes: float = 10.0
+    num_workers: int = 0
+
+    def __post_init__(self):
+        layers = (self.cfg_layers,) if isinstance(self.cfg_layers, str) else self.cfg_layers
+        if isinstance(layers, (list, tuple)):
+            object.__setattr__(self, "cfg_layers", tuple(layers))
+        for name in ("run_dir", "resume_from"):
+            if isinstance(getattr(self, name), Path):
+                object.__setattr__(self, name, str(getattr(self, name)))
+        self._check_types()
+        for name, known in (
+            ("method", METHODS),
+            ("definition", DEFINITIONS),
+            ("depth_loss", LOSSES),
+            ("schedule", SCHEDULES),
+            ("best_by", BEST_BY),
+        ):
+            if getattr(self, name) not in known:
+                raise ValueError(
+                    f"Unknown {name} {getattr(self, name)!r}. Known: {', '.join(known)}."
+                )
+        for name, low in _LOWEST.items():
+            if getattr(self, name) < low:
+                kind = "whole number" if isinstance(low, int) else "number"
+                raise ValueError(
+                    f"{name} must be a {kind} from {low:g} on; got {getattr(self, name)!r}."
+                )
+        if self.learning_rate <= 0 or not 0 < self.decay_factor <= 1:
+            raise ValueError("learning_rate must be positive, and decay_factor in (0, 1].")
+        if self.imde_ema >= 1:
+            raise ValueError(f"imde_ema must be from 0 (off) to below 1; got {self.imde_ema}.")
+        if self.neuron_selective and not self.cfg_layers:
+            raise ValueError(
+                "neuron_selective is on but cfg_layers is empty: name the layers to make "
+                "selective, for example ('dec_3',), or switch neuron_selective off."
+            )
+        if self.neuron_selective and self.imde_alpha >= 0:
+            warnings.warn(
+                f"imde_alpha = {self.imde_alpha} does not train for selectivity: the loss is "
+                "depth_loss + imde_alpha * selectivity, so the weight should be negative.",
+                stacklevel=3,
+            )
+
+    def _check_types(self) -> None:
+        """Refuse values of another kind, such as "false" for False, which would pass for true."""
+        for one in fields(self):
+            value, (kind, allowed) = getattr(self, one.name), _KINDS[one.type]
+            fits = isinstance(value, allowed)
+            if isinstance(value, bool) and bool not in allowed:
+                fits = False
+            if fits and float in allowed:
+                fits = math.isfinite(value)
+            if fits and one.name == "cfg_layers":
+                fits = all(isinstance(layer, str) for layer in value)
+            if not fits:
+                raise ValueError(
+                    f"{one.name} must be {kind}; got {value!r} ({type(value).__name__})."
+                )
+
+    @classmethod
+    def recipe(cls, name: str, **changes) -> TrainConfig:
+        """A named recipe (a key of ``RECIPES``, with its source there), with changes.
+
+        Raises:
+            ValueError: unknown recipe or key.
+        """
+        return cls.from_dict({"recipe": name, **changes})
+
+    @classmethod
+    def from_dict(cls, values: dict) -> TrainConfig:
+        """A config from plain values. The key ``recipe`` names the recipe that the others change.
+
+        Raises:
+            ValueError: an unknown key (near matches are named) or recipe, or an ill-typed value.
+        """
+        values = dict(values)
+        name = values.pop("recipe", None)
+        if name is not None:
+            if name not in RECIPES:
+                raise ValueError(f"Unknown recipe {name!r}. Known: {', '.join(RECIPES)}.")
+            values = {**RECIPES[name].settings, **values}
+        known = [f.name for f in fields(cls)]
+        for key in values:
+            if key not in known:
+                near = difflib.get_close_matches(str(key), known, n=2)
+                raise ValueError(
+                    f"Unknown key {key!r} in the config."
+                    + (f" Did you mean {' or '.join(near)}?" if near else "")
+                    + f" Known keys: recipe, {', '.join(known)}."
+                )
+        return cls(**values)
+
+    @classmethod
+    def load(cls, path: str | Path) -> TrainConfig:
+        """Read a JSON file.
+
+        Raises:
+            FileNotFoundError: no such file.
+            ValueError: not a JSON object, or as :meth:`from_dict`.
+        """
+        path = Path(path)
+        if not path.is_file():
+            raise FileNotFoundError(f"No config {path}: save one with TrainConfig(...).save(path).")
+        try:
+            values = json.loads(path.read_text())
+        except ValueError as error:  # not JSON, or not text
+            raise ValueError(f"{path} is not JSON: {error}.") from None
+        if not isinstance(values, dict):
+            raise ValueError(f"{path} must hold a JSON object of settings, not {values!r:.60}.")
+        try:
+            return cls.from_dict(values)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from None
+
+    def save(self, path: str | Path) -> Path:
+        """Write as JSON."""
+        with atomic(path) as temporary:
+            temporary.write_text(json.dumps(asdict(self), indent=2, default=str) + "\n")
+        return Path(path)
+
+    def identity(self) -> dict:
+        """The plain values of all that decides the outcome, without :data:`HANDLING`."""
+        values = {k: v for k, v in asdict(self).items() if k not in HANDLING}
+        return json.loads(json.dumps(values, default=str))
+
+    def difference(self, other: TrainConfig) -> list[str]:
+        """Where the outcome of the two is decided differently: ``"seed: 0, other 3"``."""
+        own, theirs = self.identity(), other.identity()
+        return [f"{k}: {own[k]!r} here, {theirs[k]!r} there" for k in own if own[k] != theirs[k]]
+
+    def run_name(self) -> str:
+        """A readable folder name that differs wherever the outcome of two configs does."""
+        how = f"{self.method}{self.imde_alpha:g}" if self.neuron_selective else "baseline"
+        digest = hashlib.sha256(json.dumps(self.identity(), sort_keys=True).encode()).hexdigest()
+        return f"{self.model}-{self.dataset}-{how}-seed{self.seed}-{digest[:8]}"
+
+    def rate(self, epoch: int) -> float:
+        """The learning rate of an epoch, counted from 1."""
+        if self.schedule == "cosine":
+            turn = math.pi * (epoch - 1) / self.num_epochs
+            return self.learning_rate * 0.5 * (1 + math.cos(turn))
+        if self.schedule == "step":
+            return self.learning_rate * self.decay_factor ** ((epoch - 1) // self.decay_every)
+        return self.learning_rate
+
+    def alpha(self, epochs: float) -> float:
+        """The weight of the selectivity after so many epochs of training."""
+        if self.imde_warmup:
+            return self.imde_alpha * min(1.0, epochs / self.imde_warmup)
+        return self.imde_alpha
+
+
+# By annotation: what it is called, and the types that pass.
+_KINDS = {
+    "str": ("a string", (str,)),
+    "str | None": ("a string or None", (str, type(None))),
+    "bool": ("true or false", (bool,)),
+    "int": ("a whole number", (int,)),
+    "float": ("a finite number", (int, float)),
+    "dict": ("a dictionary", (dict,)),
+    "tuple[str, ...]": ("a list of layer names", (tuple,)),
+}
+_LOWEST = {
+    "num_epochs": 1,
+    "batch_size": 1,
+    "decay_every": 1,
+    "num_workers": 0,
+    "seed": 0,
+    "weight_decay": 0.0,
+    "imde_warmup": 0.0,
+    "imde_ema": 0.0,
+    "max_hours": 0.0,
+    "save_minutes": 0.0,
+}

@@ -1,0 +1,230 @@
+"""What may stand in a config, what is said of what may not, and what recipes mean."""
+
+import json
+import math
+from dataclasses import asdict, fields, replace
+
+import numpy as np
+import pytest
+
+from mde_utils.config import HANDLING, LOSSES, RECIPES, SCHEDULES, TrainConfig
+
+A_CHANGE = {
+    "model": "meter_s",
+    "model_options": {"a": 1},
+    "weights": "rooms",
+    "dataset": "nyu",
+    "data_options": {"limit": 3},
+    "neuron_selective": True,
+    "imde_alpha": -0.2,
+    "cfg_layers": ("dec_3",),
+    "method": "reg",
+    "definition": "reference",
+    "imde_warmup": 1.0,
+    "imde_coverage": True,
+    "imde_ema": 0.5,
+    "num_epochs": 3,
+    "batch_size": 3,
+    "learning_rate": 0.1,
+    "weight_decay": 0.2,
+    "schedule": "step",
+    "decay_every": 2,
+    "decay_factor": 0.5,
+    "best_by": "rms",
+    "seed": 1,
+    "mixed_precision": False,
+    "run_dir": "elsewhere",
+    "resume_from": "somewhere",
+    "max_hours": 1.0,
+    "save_minutes": 1.0,
+    "num_workers": 2,
+}
+
+
+def test_a_name_of_a_run_differs_where_its_outcome_does():
+    # One depth loss so far: nothing to change it to.
+    assert A_CHANGE.keys() | {"depth_loss"} == {f.name for f in fields(TrainConfig)}
+    plain = TrainConfig()
+    names = {key: replace(plain, **{key: value}).run_name() for key, value in A_CHANGE.items()}
+    assert {key for key, name in names.items() if name == plain.run_name()} == set(HANDLING)
+    assert len(set(names.values())) == len(names) - len(HANDLING) + 1
+    assert names["neuron_selective"].startswith("meter_xxs-rooms-assign-0.1-seed0-")
+    assert names["seed"].startswith("meter_xxs-rooms-baseline-seed1-")
+
+
+def test_difference_names_both_sides_and_no_handling():
+    here, there = TrainConfig(), TrainConfig(**A_CHANGE)
+    lines = here.difference(there)
+    assert len(lines) == len(A_CHANGE) - len(HANDLING)
+    assert "batch_size: 64 here, 3 there" in lines
+    assert here.difference(replace(here, run_dir="x", max_hours=2.0)) == []
+    # A list in JSON is the tuple of the notebook.
+    options = TrainConfig(data_options={"size": (64, 64)})
+    assert options.difference(TrainConfig(data_options={"size": [64, 64]})) == []
+
+
+# ------------------------------------------------------------------ values
+
+WRONG = {
+    "str": (3, None, ["assign"], True, {}),
+    "str | None": (3, False, ["runs"]),
+    "bool": ("false", "true", 0, 1, None, 1.0),
+    "int": (2.5, "3", True, None, 3.0, [3], math.nan),
+    "float": ("0.1", True, None, [0.1], math.nan, math.inf, -math.inf),
+    "dict": ([], "size", None, 3),
+    "tuple[str, ...]": ([1], 3, None, {"dec_3": 1}, ["dec_3", None], True),
+}
+
+
+@pytest.mark.parametrize("field", fields(TrainConfig), ids=lambda field: field.name)
+def test_values_of_another_kind_are_refused(field):
+    for value in WRONG[field.type]:
+        with pytest.raises(ValueError, match=rf"^{field.name} must be ") as caught:
+            TrainConfig(**{field.name: value})
+        assert f"got {value!r} ({type(value).__name__})" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"neuron_selective": True, "cfg_layers": []}, "cfg_layers is empty"),
+        ({"method": "asign"}, "Unknown method 'asign'. Known: assign, reg"),
+        ({"definition": "x"}, "Unknown definition 'x'. Known: paper, reference"),
+        ({"depth_loss": "x"}, "Unknown depth_loss 'x'. Known: balanced"),
+        ({"schedule": "x"}, "Unknown schedule 'x'. Known: constant, cosine, step"),
+        ({"best_by": "loss"}, "Unknown best_by 'loss'. Known: d1, rms, rel"),
+        ({"num_epochs": 0}, "num_epochs must be a whole number from 1 on; got 0"),
+        ({"batch_size": 0}, "batch_size must be a whole number from 1 on; got 0"),
+        ({"num_workers": -1}, "num_workers must be a whole number from 0 on; got -1"),
+        ({"seed": -1}, "seed must be a whole number from 0 on; got -1"),
+        ({"seed": 2**32}, "seed must be below"),
+        ({"decay_every": 0}, "decay_every must be a whole number from 1 on"),
+        ({"save_minutes": -1.0}, "save_minutes must be a number from 0 on; got -1.0"),
+        ({"max_hours": -1}, "max_hours must be a number from 0 on; got -1"),
+        ({"imde_warmup": -0.5}, "imde_warmup must be a number from 0 on"),
+        ({"imde_ema": -0.5}, "imde_ema must be a number from 0 on"),
+        ({"imde_ema": 1.0}, r"imde_ema must be from 0 \(off\) to below 1; got 1.0"),
+        ({"weight_decay": -0.5}, "weight_decay must be a number from 0 on"),
+        ({"learning_rate": 0.0}, "learning_rate must be positive"),
+        ({"decay_factor": 0.0}, "decay_factor in"),
+        ({"decay_factor": 1.5}, "decay_factor in"),
+    ],
+)
+def test_values_out_of_range_are_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        TrainConfig(**changes)
+
+
+def test_values_that_are_made_to_fit(tmp_path):
+    assert TrainConfig(cfg_layers="dec_3").cfg_layers == ("dec_3",)
+    assert TrainConfig(cfg_layers=["a", "b"]).cfg_layers == ("a", "b")
+    assert TrainConfig(cfg_layers=()).cfg_layers == ()
+    assert TrainConfig(run_dir=tmp_path, resume_from=tmp_path).run_dir == str(tmp_path)
+    assert TrainConfig(learning_rate=1, imde_alpha=np.float64(-2)).learning_rate == 1
+
+
+@pytest.mark.parametrize("alpha", [0.1, 0.0])
+def test_a_weight_that_does_not_train_for_selectivity_is_warned_of(alpha, recwarn):
+    TrainConfig(imde_alpha=alpha)
+    assert not recwarn
+    with pytest.warns(UserWarning, match="should be negative") as caught:
+        TrainConfig(neuron_selective=True, imde_alpha=alpha)
+    assert caught[0].filename == __file__
+
+
+# ------------------------------------------------------------------ files
+
+
+def test_a_file_holds_the_config(tmp_path):
+    config = TrainConfig(**A_CHANGE)
+    assert TrainConfig.load(config.save(tmp_path / "new" / "c.json")) == config
+    assert json.loads((tmp_path / "new" / "c.json").read_text())["seed"] == 1
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("{", "is not JSON"),
+        ("", "is not JSON"),
+        ("[1, 2]", r"must hold a JSON object of settings, not \[1, 2\]"),
+        ('{"imde_alfa": -1}', "Unknown key 'imde_alfa'.*Did you mean imde_alpha"),
+        ('{"layers": ["a"]}', "Unknown key 'layers'.*Did you mean cfg_layers.*Known keys: recipe"),
+        ('{"qqqqq": 1}', r"Unknown key 'qqqqq' in the config\. Known keys: recipe, model,"),
+        ('{"neuron_selective": "false"}', "neuron_selective must be true or false; got 'false'"),
+        ('{"learning_rate": NaN}', "learning_rate must be a finite number; got nan"),
+        ('{"learning_rate": 1e999}', "learning_rate must be a finite number; got inf"),
+        ('{"num_epochs": 20.0}', "num_epochs must be a whole number; got 20.0"),
+        ('{"recipe": "meter"}', "Unknown recipe 'meter'. Known: meter_notebook, meter_paper"),
+        ('{"recipe": ["meter_paper"]}', "Unknown recipe"),
+    ],
+)
+def test_a_file_with_a_mistake_is_named(text, message, tmp_path):
+    (tmp_path / "c.json").write_text(text)
+    with pytest.raises(ValueError, match=message) as caught:
+        TrainConfig.load(tmp_path / "c.json")
+    assert str(tmp_path / "c.json") in str(caught.value)
+
+
+def test_a_file_that_is_no_text_or_not_there(tmp_path):
+    (tmp_path / "c.json").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ValueError, match="is not JSON"):
+        TrainConfig.load(tmp_path / "c.json")
+    for path in (tmp_path / "d.json", tmp_path):
+        with pytest.raises(FileNotFoundError, match="No config"):
+            TrainConfig.load(path)
+
+
+# ------------------------------------------------------------------ recipes
+
+
+def test_a_recipe_in_a_file_is_changed_by_the_other_keys(tmp_path):
+    (tmp_path / "c.json").write_text('{"recipe": "meter_paper", "num_epochs": 3, "seed": 4}')
+    config = TrainConfig.load(tmp_path / "c.json")
+    assert config == TrainConfig.recipe("meter_paper", num_epochs=3, seed=4)
+    assert (config.num_epochs, config.seed, config.batch_size) == (3, 4, 128)
+    assert config.data_options["train"] == {"augment": "meter"}
+    # As it was run, it no longer depends on what the recipe says.
+    assert "recipe" not in asdict(TrainConfig.load(config.save(tmp_path / "run.json")))
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_is_a_config_and_says_where_it_is_from(name):
+    config = TrainConfig.recipe(name)
+    assert config.depth_loss in LOSSES and len(RECIPES[name].source) > 20
+    with pytest.raises(ValueError, match="Unknown key 'epochs'.*num_epochs"):
+        TrainConfig.recipe(name, epochs=3)
+
+
+def test_the_default_is_the_notebooks_recipe():
+    assert TrainConfig() == TrainConfig.recipe("meter_notebook")
+
+
+def test_changing_a_config_leaves_the_recipe():
+    TrainConfig.recipe("meter_paper").data_options["train"]["augment"] = None
+    assert TrainConfig.recipe("meter_paper").data_options == {"train": {"augment": "meter"}}
+
+
+# ------------------------------------------------------------------ schedules
+
+
+def test_the_papers_steps():
+    config = TrainConfig.recipe("meter_paper")
+    rates = {1: 1e-3, 20: 1e-3, 21: 1e-4, 40: 1e-4, 41: 1e-5, 60: 1e-5}
+    assert {epoch: config.rate(epoch) for epoch in rates} == pytest.approx(rates)
+    assert config.num_epochs == 60
+
+
+def test_every_schedule_starts_at_the_learning_rate_and_stays_positive():
+    for schedule in SCHEDULES:
+        config = TrainConfig(schedule=schedule, num_epochs=50, decay_every=7, learning_rate=0.5)
+        rates = [config.rate(epoch) for epoch in range(1, 51)]
+        assert rates[0] == 0.5 and min(rates) > 0 and rates == sorted(rates, reverse=True)
+    cosine = TrainConfig(schedule="cosine", num_epochs=4, learning_rate=1.0)
+    assert [cosine.rate(e) for e in (1, 3)] == pytest.approx([1, 0.5])
+
+
+def test_the_weight_grows_over_the_warmup():
+    config = TrainConfig(imde_alpha=-0.2, imde_warmup=2.0)
+    weights = [config.alpha(epochs) for epochs in (0, 0.5, 1, 2, 3, 20)]
+    assert weights == pytest.approx([0, -0.05, -0.1, -0.2, -0.2, -0.2])
+    assert TrainConfig(imde_alpha=-0.2).alpha(0) == -0.2
