@@ -41,7 +41,8 @@ RUNS = PROJECT / "runs" / "meter_selectivity"
 SEEDS = (0, 1, 2)
 DECODER = ("dec_1", "dec_2", "dec_3")
 NOTEBOOK = ("dec_3", "enc_4")  # what the METER notebook regularised
-LARGE, SMALL = (192, 256), (64, 128)
+SETS = (DECODER, ("dec_3",), NOTEBOOK)
+LARGE, MIDDLE, SMALL = (192, 256), (128, 192), (64, 128)
 
 
 @dataclass(frozen=True)
@@ -71,49 +72,60 @@ def nyu(**settings) -> TrainConfig:
     return TrainConfig(dataset="nyu", data_options=options, **{**defaults, **settings})
 
 
+def selective(config: TrainConfig, alpha: float, **changes) -> TrainConfig:
+    """With the term, its weight growing over the first third of the epochs."""
+    settings = {"neuron_selective": True, "imde_warmup": round(config.num_epochs / 3, 2)}
+    return replace(config, imde_alpha=alpha, **{**settings, **changes})
+
+
 def variants(config: TrainConfig, alpha: float):
     """Baseline, direct regularisation, assignment."""
     yield config
     for method in ("reg", "assign"):
-        yield replace(config, neuron_selective=True, imde_alpha=alpha, method=method)
+        yield selective(config, alpha, method=method)
 
 
 def jobs() -> list[Job]:
     found = []
-    for seed in SEEDS:
-        # 1. The comparison, at the size of the publication.
-        main = rooms(LARGE, 3000, num_epochs=8, cfg_layers=DECODER, seed=seed)
-        found += [Job("main", 654, c) for c in variants(main, -3.0)]
-        # 2. Which layers, which weight: small images, so that there can be many trainings.
-        for layers in (("dec_3",), ("dec_2",), ("dec_1",), DECODER, NOTEBOOK):
-            small = rooms(SMALL, 1500, num_epochs=8, cfg_layers=layers, seed=seed)
-            found.append(Job("tradeoff", 300, small))
-            for alpha in (-0.1, -1.0, -3.0, -10.0):
-                on = replace(small, neuron_selective=True, imde_alpha=alpha)
-                found.append(Job("tradeoff", 300, on))
-        # 3. The options of the loss, one at a time.
-        base = rooms(SMALL, 1500, num_epochs=8, cfg_layers=DECODER, seed=seed)
-        base = replace(base, neuron_selective=True, imde_alpha=-3.0)
-        for change in (
-            {"imde_warmup": 3.0},
-            {"imde_coverage": True},
-            {"imde_ema": 0.9},
-            {"method": "reg"},
-            {"method": "reg", "imde_ema": 0.9},
+
+    def add(group: str, test_images: int, *configs: TrainConfig) -> None:
+        found.extend(Job(group, test_images, config) for config in configs)
+
+    for seed in SEEDS:  # 1. The comparison.
+        config = rooms(MIDDLE, 1500, num_epochs=12, cfg_layers=DECODER, seed=seed)
+        add("main", 654, *variants(config, -3.0))
+    for seed in SEEDS:  # 2. Which layers, which weight: small images, so that there can be many.
+        small = rooms(SMALL, 1500, num_epochs=8, seed=seed)
+        # Watching changes nothing in a baseline, so one serves all sets of layers.
+        add("tradeoff", 300, replace(small, cfg_layers=(*DECODER, "enc_4")))
+        for layers, weights_ in (
+            (DECODER, (-1.0, -3.0, -10.0)),
+            (("dec_3",), (-3.0, -10.0)),
+            (NOTEBOOK, (-0.1, -3.0, -10.0)),
         ):
-            found.append(Job("options", 300, replace(base, **change)))
-        # 4. A larger decoder.
-        for model in ("meter_xs", "meter_s"):
-            larger = rooms(SMALL, 1500, num_epochs=8, cfg_layers=DECODER, seed=seed, model=model)
-            on = replace(larger, neuron_selective=True, imde_alpha=-3.0)
-            found += [Job("sizes", 300, larger), Job("sizes", 300, on)]
-        # 5. Real frames: fine-tuning the published weights, and from scratch.
+            for alpha in weights_:
+                add("tradeoff", 300, selective(replace(small, cfg_layers=layers), alpha))
+    for seed in SEEDS:  # 3. Real frames, the published weights fine-tuned.
         tuned = nyu(
             weights="published", num_epochs=6, learning_rate=3e-4, cfg_layers=DECODER, seed=seed
         )
-        found += [Job("real, fine-tuned", 120, c) for c in variants(tuned, -3.0)]
-        scratch = nyu(num_epochs=20, learning_rate=3e-3, cfg_layers=DECODER, seed=seed)
-        found += [Job("real, from scratch", 120, c) for c in variants(scratch, -3.0)]
+        add("real, fine-tuned", 120, *variants(tuned, -3.0), selective(tuned, -10.0))
+    for seed in SEEDS:  # 4. The options of the loss, one at a time.
+        config = rooms(SMALL, 1500, num_epochs=8, cfg_layers=DECODER, seed=seed)
+        for change in (
+            {"imde_warmup": 0.0},
+            {"imde_coverage": True},
+            {"imde_ema": 0.9},
+            {"method": "reg"},
+        ):
+            add("options", 300, selective(config, -3.0, **change))
+    for seed in SEEDS:  # 5. A larger decoder.
+        for model in ("meter_xxs", "meter_xs", "meter_s"):
+            config = rooms(SMALL, 1000, num_epochs=4, cfg_layers=DECODER, seed=seed, model=model)
+            add("sizes", 300, config, selective(config, -3.0))
+    for seed in SEEDS:  # 6. Real frames, from scratch.
+        scratch = nyu(num_epochs=10, learning_rate=3e-3, cfg_layers=DECODER, seed=seed)
+        add("real, from scratch", 120, *variants(scratch, -3.0))
     return found
 
 
@@ -235,33 +247,38 @@ def table() -> pd.DataFrame:
         if not path.is_file():
             continue
         result = json.loads(path.read_text())
-        config, layers = result["config"], result["layers"].values()
+        config = result["config"]
         method = config["method"] if config["neuron_selective"] else "baseline"
         extras = {k: config[k] for k in ("imde_warmup", "imde_ema", "imde_coverage")}
         last = {k: v[result["best_epoch"] - 1] for k, v in result["history"].items()}
-        rows.append(
-            {
-                "job": number,
-                "group": job.group,
-                "model": config["model"],
-                "layers": "+".join(config["cfg_layers"]),
-                "method": method,
-                "imde_alpha": config["imde_alpha"] if config["neuron_selective"] else 0.0,
-                "option": ", ".join(f"{k} {v:g}" for k, v in extras.items() if v) or "none",
-                "seed": config["seed"],
-                **{k: result["metrics"][k] for k in ("d1", "rms", "rel")},
-                "selectivity": _mean(layers, "test"),
-                "train_selectivity": _mean(layers, "train"),
-                "assigned": _mean(layers, "assigned"),
-                "ceiling": _mean(layers, "ceiling"),
-                "collapsed": sum(layer["collapsed"] for layer in layers),
-                "units": sum(layer["units"] for layer in layers),
-                "gradient_ratio": last["gradient_ratio"],
-                "test": result["test"],
-                "train_images": result["train_images"],
-                **{f"selectivity_{k}": v["test"] for k, v in result["layers"].items()},
-            }
-        )
+        sets = [tuple(config["cfg_layers"])]
+        if job.group == "tradeoff" and method == "baseline":
+            sets = SETS  # it watches the layers of all
+        for names in sets:
+            layers = [result["layers"][name] for name in names]
+            rows.append(
+                {
+                    "job": number,
+                    "group": job.group,
+                    "model": config["model"],
+                    "layers": "+".join(names),
+                    "method": method,
+                    "imde_alpha": config["imde_alpha"] if config["neuron_selective"] else 0.0,
+                    "option": ", ".join(f"{k} {v:g}" for k, v in extras.items() if v) or "none",
+                    "seed": config["seed"],
+                    **{k: result["metrics"][k] for k in ("d1", "rms", "rel")},
+                    "selectivity": _mean(layers, "test"),
+                    "train_selectivity": _mean(layers, "train"),
+                    "assigned": _mean(layers, "assigned"),
+                    "ceiling": _mean(layers, "ceiling"),
+                    "collapsed": sum(layer["collapsed"] for layer in layers),
+                    "units": sum(layer["units"] for layer in layers),
+                    "gradient_ratio": last["gradient_ratio"],
+                    "test": result["test"],
+                    "train_images": result["train_images"],
+                    **{f"selectivity_{k}": v["test"] for k, v in result["layers"].items()},
+                }
+            )
     return pd.DataFrame(rows)
 
 

@@ -102,8 +102,9 @@ def main():
         for r in rows
     )
     markdown = (
-        "# Training on a CPU\n\nMETER-XXS at 192×256 on real NYU frames, images a second. The plain "
-        "loop of the METER notebook (PIL at every access, contiguous float32, no selectivity) "
+        "# Training on a CPU\n\nMETER-XXS at 192×256 on real NYU frames, images a second. "
+        "The plain "
+        "loop of the METER notebook (PIL, contiguous float32, no selectivity) "
         "against `fit` (cache, channels_last, freed memory kept, selectivity of two layers "
         f"logged); a process each, {ROUNDS} rounds in turn, median (least to largest).\n\n"
         "| batch | plain loop | `fit` | ratio |\n|---|---|---|---|\n" + table

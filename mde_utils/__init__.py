@@ -25,6 +25,7 @@ _HOME = {
     "evaluate": "evaluation",
     "TrainConfig": "training",
     "fit": "training",
+    "launch": "training",
     "about": "environment",
     "amp_dtype": "environment",
     "pick_device": "environment",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
 import hashlib
 import json
@@ -159,6 +160,8 @@ class TrainConfig:
                 )
         if self.learning_rate <= 0 or not 0 < self.decay_factor <= 1:
             raise ValueError("learning_rate must be positive, and decay_factor in (0, 1].")
+        if self.seed >= 2**32:
+            raise ValueError(f"seed must be below 2**32, as NumPy's; got {self.seed}.")
         if self.imde_ema >= 1:
             raise ValueError(f"imde_ema must be from 0 (off) to below 1; got {self.imde_ema}.")
         if self.neuron_selective and not self.cfg_layers:
@@ -208,9 +211,9 @@ class TrainConfig:
         values = dict(values)
         name = values.pop("recipe", None)
         if name is not None:
-            if name not in RECIPES:
+            if not isinstance(name, str) or name not in RECIPES:
                 raise ValueError(f"Unknown recipe {name!r}. Known: {', '.join(RECIPES)}.")
-            values = {**RECIPES[name].settings, **values}
+            values = {**copy.deepcopy(RECIPES[name].settings), **values}
         known = [f.name for f in fields(cls)]
         for key in values:
             if key not in known:

@@ -10,9 +10,13 @@ shell: ``python -m mde_utils.training config.json``; on several GPUs
 
 from __future__ import annotations
 
+import math
 import os
 import random
+import re
+import subprocess
 import sys
+import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
@@ -46,7 +50,7 @@ from mde_utils.processes import gather, rank_and_world
 from mde_utils.runs import BEST, CURVES, RunFolder
 from mde_utils.selectivity import EPS, SelectivityLoss, assigned_bins, depth_selectivity
 
-__all__ = ["LOSSES", "RECIPES", "SCHEDULES", "History", "Recipe", "TrainConfig", "fit", "main"]
+__all__ = ["LOSSES", "RECIPES", "SCHEDULES", "History", "Recipe", "TrainConfig", "fit", "launch"]
 
 #: Steps between measurements of the gradients' ratio; the first step of an epoch is one of them.
 PROBE_EVERY = 100
@@ -512,22 +516,27 @@ class _Trainer:
         images = len(batch["image"])
         if aside is not None:
             ratio = self._gradient_ratio(aside)
-            if ratio.isfinite():  # not where the scaler has yet to find float16's range
+            if ratio is not None:
                 self.tally.add("gradient_ratio", ratio, 1)
         self.scaler.step(self.optimiser)
         self.scaler.update()
         self.tally.add_step(losses, images)
         self.previous_names = names
 
-    def _gradient_ratio(self, aside) -> Tensor:
-        """Of the term's gradient to that of the depth loss, which is what else is in ``.grad``."""
+    def _gradient_ratio(self, aside) -> float | None:
+        """Of the term's gradient to that of the depth loss, which is what else is in ``.grad``.
+
+        None where they are not finite: the scaler has yet to find float16's range.
+        """
         selective = _flat(aside, self.parameters)
         whole = _flat([p.grad for p in self.parameters], self.parameters)
         if self.world > 1:  # as DistributedDataParallel did with the others
             torch.distributed.all_reduce(selective)
             selective = selective / self.world
         depth = whole - selective if self.config.neuron_selective else whole
-        return selective.norm() / depth.norm().clamp(min=EPS)
+        above, below = selective.norm().item(), depth.norm().item()
+        finite = math.isfinite(above) and math.isfinite(below)
+        return above / max(below, EPS) if finite else None
 
     def _blame(self, losses: _Losses, finite: bool, names: str) -> str:
         if finite:
@@ -577,6 +586,9 @@ class _Trainer:
         metrics = evaluate(self.bare, self.val_set, cap=self.span[1])
         row |= {f"val_{k}": v for k, v in metrics.items()}
         if config.cfg_layers:
+            terms = [f"train_term_{layer}" for layer in config.cfg_layers]
+            for name in ("selectivity_term", "gradient_ratio", *terms):
+                row.setdefault(name, math.nan)  # where no batch had one
             seen = dissect(
                 self.bare,
                 self.val_set,
@@ -724,7 +736,8 @@ def _join() -> torch.device:
     if int(os.environ.get("WORLD_SIZE", 1)) > 1:
         from accelerate import PartialState
 
-        return PartialState().device
+        # Left to itself it would start no group where there is no GPU.
+        return PartialState(cpu=pick_device().type == "cpu").device
     return pick_device()
 
 
@@ -769,6 +782,44 @@ def _set_random(state: dict) -> None:
         torch.cuda.set_rng_state(state["cuda"])
 
 
+def launch(config: TrainConfig, num_processes: int) -> None:
+    """Train as ``config`` says in several processes, a GPU each, and wait; ``fit`` with the same
+    config then reads the finished run.
+
+    It is ``accelerate launch -m mde_utils.training config.json``. From a notebook this works where
+    ``notebook_launcher`` does not: when the kernel has touched a GPU already.
+
+    Raises:
+        ValueError: a config without ``run_dir``, or fewer than two processes.
+        RuntimeError: the training failed; its last lines are in the message.
+    """
+    if not config.run_dir or num_processes < 2:
+        raise ValueError(
+            f"launch needs a config with run_dir and two processes or more; got run_dir="
+            f"{config.run_dir!r} and {num_processes}. For one process use fit."
+        )
+    home = Path(__file__).resolve().parents[1]
+    paths = [str(home), *filter(None, [os.environ.get("PYTHONPATH")])]
+    # On CPUs too: with --cpu it would start one process.
+    options = f"--multi_gpu --num_processes {num_processes} --num_machines 1 --main_process_port 0"
+    options += " --mixed_precision no --dynamo_backend no"
+    with tempfile.TemporaryDirectory() as folder:
+        path = config.save(Path(folder) / "config.json")
+        command = [sys.executable, "-m", "accelerate.commands.launch", *options.split()]
+        done = subprocess.run(
+            [*command, "-m", "mde_utils.training", str(path)],
+            env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+    if done.returncode:
+        # What follows is about the other processes and the launcher itself.
+        words = re.split(r"\n.*torch/distributed/elastic", done.stderr)[0]
+        raise RuntimeError(
+            f"Training in {num_processes} processes failed. Its last words:\n{words[-2000:]}"
+        )
+
+
 def main(arguments: list[str]) -> None:
     """Train as a JSON config says: ``python -m mde_utils.training config.json``."""
     if len(arguments) != 1:
@@ -786,7 +837,11 @@ def main(arguments: list[str]) -> None:
     history = fit(model, *sets, config)
     if rank_and_world()[0] == 0:
         if history.finished:
-            print(f"best epoch {history.best_epoch} by {config.best_by}: {history.best}")
+            wanted = ("val_d1", "val_rms", "val_rel", "val_selectivity_")
+            best = ", ".join(
+                f"{k} {v:.4f}" for k, v in history.best.items() if k.startswith(wanted)
+            )
+            print(f"best epoch {history.best_epoch} by {config.best_by}: {best}")
         else:
             print("max_hours is over; the same command goes on from here.")
         print(f"the run is in {history.run_dir}")

@@ -21,7 +21,7 @@ def main():
 
     models = {
         name: build_model("meter_xxs", weights="rooms", variant=name)
-        for name in ("baseline", "selective")
+        for name in ("baseline", "assign")
     }
     seen = {name: dissect(model, rooms, [LAYER]) for name, model in models.items()}
     for name, dissection in seen.items():

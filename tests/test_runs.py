@@ -248,7 +248,9 @@ def test_a_run_goes_on_when_there_is_room_again(tmp_path):
         kind, message = in_child(*call)
         assert kind == "OSError"
         assert f"Cannot write {folder.path / name} (" in message
-        assert message.endswith("As before: last.pt. Make room and start again, and the run goes on.")
+        assert message.endswith(
+            "As before: last.pt. Make room and start again, and the run goes on."
+        )
         assert contents(folder)[LAST] == before and not list(folder.path.glob(".*"))
     resumed = in_child(train, config)
     same = [c for c in frame if c not in TIMES]

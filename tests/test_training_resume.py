@@ -5,7 +5,6 @@ import os
 import random
 import shutil
 import stat
-import time
 from dataclasses import replace
 
 import pandas as pd
@@ -13,12 +12,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from toys import (
-    FORK,
     KILLED,
-    TIMES,
     TRAIN,
     VAL,
-    Net,
     RandomItems,
     RandomNet,
     assert_same,
