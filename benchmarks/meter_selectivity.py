@@ -65,10 +65,10 @@ def rooms(size, images, **settings) -> TrainConfig:
     return TrainConfig(dataset="rooms", data_options=options, **{**defaults, **settings})
 
 
-def nyu(**settings) -> TrainConfig:
+def nyu(size, **settings) -> TrainConfig:
     """The sample is of one scene, so rows are held out for validation, not scenes."""
-    options = {"size": list(LARGE), "val_by": "row", "train": {"augment": "meter"}}
-    defaults = {"batch_size": 16, "schedule": "cosine"}
+    options = {"size": list(size), "val_by": "row", "train": {"augment": "meter"}}
+    defaults = {"batch_size": 16, "schedule": "cosine", "cfg_layers": DECODER}
     return TrainConfig(dataset="nyu", data_options=options, **{**defaults, **settings})
 
 
@@ -91,41 +91,34 @@ def jobs() -> list[Job]:
     def add(group: str, test_images: int, *configs: TrainConfig) -> None:
         found.extend(Job(group, test_images, config) for config in configs)
 
-    for seed in SEEDS:  # 1. The comparison.
-        config = rooms(MIDDLE, 1500, num_epochs=12, cfg_layers=DECODER, seed=seed)
-        add("main", 654, *variants(config, -3.0))
-    for seed in SEEDS:  # 2. Which layers, which weight: small images, so that there can be many.
-        small = rooms(SMALL, 1500, num_epochs=8, seed=seed)
+    small = rooms(SMALL, 1500, num_epochs=8)  # small images, so that there can be many trainings
+    for seed in SEEDS:  # 1. Which method, which layers, which weight.
+        config = replace(small, seed=seed)
         # Watching changes nothing in a baseline, so one serves all sets of layers.
-        add("tradeoff", 300, replace(small, cfg_layers=(*DECODER, "enc_4")))
-        for layers, weights_ in (
-            (DECODER, (-1.0, -3.0, -10.0)),
-            (("dec_3",), (-3.0, -10.0)),
-            (NOTEBOOK, (-0.1, -3.0, -10.0)),
+        add("rooms", 654, replace(config, cfg_layers=(*DECODER, "enc_4")))
+        for layers, method, alphas in (
+            (DECODER, "assign", (-1.0, -3.0, -10.0)),
+            (DECODER, "reg", (-1.0, -3.0)),
+            (("dec_3",), "assign", (-3.0, -10.0)),
+            (NOTEBOOK, "assign", (-0.1, -3.0)),
         ):
-            for alpha in weights_:
-                add("tradeoff", 300, selective(replace(small, cfg_layers=layers), alpha))
-    for seed in SEEDS:  # 3. Real frames, the published weights fine-tuned.
-        tuned = nyu(
-            weights="published", num_epochs=6, learning_rate=3e-4, cfg_layers=DECODER, seed=seed
-        )
-        add("real, fine-tuned", 120, *variants(tuned, -3.0), selective(tuned, -10.0))
-    for seed in SEEDS:  # 4. The options of the loss, one at a time.
-        config = rooms(SMALL, 1500, num_epochs=8, cfg_layers=DECODER, seed=seed)
-        for change in (
-            {"imde_warmup": 0.0},
-            {"imde_coverage": True},
-            {"imde_ema": 0.9},
-            {"method": "reg"},
-        ):
-            add("options", 300, selective(config, -3.0, **change))
-    for seed in SEEDS:  # 5. A larger decoder.
+            for alpha in alphas:
+                on = selective(replace(config, cfg_layers=layers), alpha, method=method)
+                add("rooms", 654, on)
+    for seed in SEEDS:  # 2. Real frames, the published weights fine-tuned.
+        config = nyu(LARGE, weights="published", num_epochs=4, learning_rate=3e-4, seed=seed)
+        add("real, fine-tuned", 120, *variants(config, -3.0), selective(config, -10.0))
+    for seed in SEEDS:  # 3. Real frames, from scratch.
+        config = nyu(MIDDLE, num_epochs=10, learning_rate=3e-3, seed=seed)
+        add("real, from scratch", 120, *variants(config, -3.0))
+    for seed in SEEDS:  # 4. A larger decoder.
         for model in ("meter_xxs", "meter_xs", "meter_s"):
             config = rooms(SMALL, 1000, num_epochs=4, cfg_layers=DECODER, seed=seed, model=model)
-            add("sizes", 300, config, selective(config, -3.0))
-    for seed in SEEDS:  # 6. Real frames, from scratch.
-        scratch = nyu(num_epochs=10, learning_rate=3e-3, cfg_layers=DECODER, seed=seed)
-        add("real, from scratch", 120, *variants(scratch, -3.0))
+            add("sizes", 654, config, selective(config, -3.0))
+    for seed in SEEDS:  # 5. The options of the loss, one at a time.
+        config = replace(small, cfg_layers=DECODER, seed=seed)
+        for change in ({"imde_warmup": 0.0}, {"imde_coverage": True}, {"imde_ema": 0.9}):
+            add("options", 654, selective(config, -3.0, **change))
     return found
 
 
@@ -252,7 +245,7 @@ def table() -> pd.DataFrame:
         extras = {k: config[k] for k in ("imde_warmup", "imde_ema", "imde_coverage")}
         last = {k: v[result["best_epoch"] - 1] for k, v in result["history"].items()}
         sets = [tuple(config["cfg_layers"])]
-        if job.group == "tradeoff" and method == "baseline":
+        if job.group == "rooms" and method == "baseline":
             sets = SETS  # it watches the layers of all
         for names in sets:
             layers = [result["layers"][name] for name in names]
@@ -314,12 +307,11 @@ def summary(frame: pd.DataFrame, by: list[str]) -> pd.DataFrame:
 
 
 GROUPS = {
-    "main": "METER-XXS on rooms, 192×256, 3,000 training rooms, 8 epochs",
-    "tradeoff": "Which layers, which weight: METER-XXS on rooms, 64×128, 1,500 rooms, 8 epochs",
-    "options": "Options of the loss, assign or reg at −3 on the decoder: as above",
-    "sizes": "METER-XS and S, baseline and assign: as above",
-    "real, fine-tuned": "Real NYU frames: the published METER-XXS, fine-tuned for 6 epochs",
-    "real, from scratch": "Real NYU frames: METER-XXS from scratch, 20 epochs",
+    "rooms": "METER-XXS on rooms, 64×128, 8 epochs: which method, which layers, which weight",
+    "real, fine-tuned": "Real NYU frames, 192×256: the published METER-XXS, fine-tuned for 4 epochs",
+    "real, from scratch": "Real NYU frames, 128×192: METER-XXS from scratch, 10 epochs",
+    "sizes": "A larger decoder: METER-XXS, XS and S on rooms, 64×128, 4 epochs",
+    "options": "Options of the loss: assign at −3 on the decoder, rooms, 64×128, 8 epochs",
 }
 NOTE = """Mean over seeds (least to largest). δ1, RMS, REL: protocol `imde`. Selectivity: definition
 `paper`, mean over the units of the regularised layers (in a baseline: of the same layers), on test
@@ -342,14 +334,14 @@ def report() -> None:
         if part.empty:
             continue
         by = {
-            "tradeoff": ["layers", "method", "imde_alpha"],
-            "options": ["method", "option"],
+            "rooms": ["layers", "method", "imde_alpha"],
+            "options": ["option"],
             "sizes": ["model", "method"],
-        }.get(group, ["method"])
+        }.get(group, ["method", "imde_alpha"])
         tests = ", ".join(part.test.unique())
         parts += [f"## {title}", f"Test: {tests}. {part.train_images.iloc[0]:,} training images."]
         parts.append(markdown_table(summary(part, by)))
-        if group == "tradeoff":
+        if group == "rooms":
             parts.append("![Selectivity against δ1](meter_selectivity_tradeoff.png)")
     results = [
         {**json.loads((j.folder / "result.json").read_text()), "job": n}
@@ -361,7 +353,7 @@ def report() -> None:
     with atomic(RESULTS / "meter_selectivity.csv") as temporary:
         frame.round(4).to_csv(temporary, index=False)
     write_result("meter_selectivity", {"rows": results}, "\n\n".join(parts))
-    tradeoff = frame[frame.group == "tradeoff"]
+    tradeoff = frame[frame.group == "rooms"]
     if not tradeoff.empty:
         figure = plots.plot_tradeoff(tradeoff)
         with atomic(RESULTS / "meter_selectivity_tradeoff.png") as temporary:

@@ -55,10 +55,11 @@ class RunFolder:
 
     def adopt(self, source: str | Path) -> None:
         """Copy a former output of this config, found at or below ``source``, unless this folder
-        holds a run already.
+        holds a run already. Where there are runs of other configs only (the first of two was cut
+        short, and this is the second), this one starts anew, with a warning that names them.
 
         Raises:
-            FileNotFoundError: no such run there; the runs that are there are named.
+            FileNotFoundError: no run at all there.
         """
         if self.checkpoints():
             return
@@ -72,14 +73,19 @@ class RunFolder:
                         with atomic(self.path / name) as temporary:
                             shutil.copyfile(folder / name, temporary)
                 return
+        if not found:
+            raise FileNotFoundError(
+                f"There is no run at or below {source}: give the folder of a former output, or "
+                "leave resume_from empty."
+            )
         others = "; ".join(
-            f"{folder} ({', '.join(self.config.difference(TrainConfig.load(folder / CONFIG)))})"
+            f"{folder.name} ({', '.join(self.config.difference(TrainConfig.load(folder / CONFIG)))})"
             for folder in found[:3]
         )
-        raise FileNotFoundError(
-            f"No former output of this config at or below {source}. "
-            + (f"Runs of other configs there: {others}. " if found else "It holds no run at all. ")
-            + "Give the folder of a run of the same settings, or leave resume_from empty."
+        warnings.warn(
+            f"No run of this config at or below {source}, so this one starts anew. There is: "
+            f"{others}.",
+            stacklevel=3,
         )
 
     def open(self) -> None:

@@ -140,7 +140,7 @@ def fit(
         ValueError: an empty data set, one without valid depth, no validation set, unknown layers, a
             run folder of another config, checkpoints none of which can be read, a batch that the
             processes cannot share, or one without valid depth (naming its images).
-        FileNotFoundError: ``resume_from`` holds no run of this config.
+        FileNotFoundError: ``resume_from`` holds no run.
         OSError: the run folder cannot be written (raised before the first epoch) or is full; the
             last checkpoint stands.
         FloatingPointError: the loss or the weights are not finite, naming the images; the last

@@ -8,12 +8,15 @@ from dataclasses import replace
 import pandas as pd
 import pytest
 import torch
+import toys
 from torch.utils.tensorboard import SummaryWriter
 from toys import TIMES, TRAIN, VAL, assert_same, in_child, net
 
 from mde_utils.checkpoints import save_weights
 from mde_utils.runs import BEST, CONFIG, CURVES, HISTORY, LAST, PREVIOUS, RunFolder
 from mde_utils.training import TrainConfig, fit
+
+one_thread = pytest.fixture(autouse=True)(toys.one_thread)
 
 CONFIG_A = TrainConfig(
     cfg_layers=["wide"], num_epochs=3, batch_size=5, learning_rate=0.03, save_minutes=1e-9

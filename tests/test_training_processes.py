@@ -7,6 +7,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
+import toys
 from torch.nn.parallel import DistributedDataParallel
 from toys import (
     TIMES,
@@ -32,6 +33,8 @@ from mde_utils.models import build_model
 from mde_utils.runs import LAST
 from mde_utils.selectivity import SelectivityLoss
 from mde_utils.training import TrainConfig, fit, launch
+
+one_thread = pytest.fixture(autouse=True)(toys.one_thread)
 
 CONFIG = TrainConfig(
     cfg_layers=["wide"],
@@ -173,10 +176,11 @@ def run_alone(function, *args):
 
 
 def run_normalised(rank, config):
-    _, frame, _ = run(rank, config, model=net())
+    val = items(20, seed=1)  # more than a batch, so that the second process measures, too
+    _, frame, _ = run(rank, config, model=net(), val=val)
     model = net(5).to(memory_format=torch.channels_last)  # as in training, for the same rounding
     load_weights(model, Path(config.run_dir) / "best.safetensors")
-    metrics = evaluate(model, VAL, distributed=False)
+    metrics = evaluate(model, val, distributed=False)
     return frame, {f"val_{key}": value for key, value in metrics.items()}
 
 
@@ -245,7 +249,7 @@ def fail_in_one(rank, config):
     "changes, message",
     [
         ({"run_dir": "file/run"}, "Cannot write 'config.json'"),
-        ({"run_dir": "run", "resume_from": "nowhere"}, "holds no run at all"),
+        ({"run_dir": "run", "resume_from": "nowhere"}, "There is no run at or below"),
         ({"batch_size": 2}, "i7: The target .* has no valid pixel"),
     ],
 )

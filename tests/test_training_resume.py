@@ -5,11 +5,13 @@ import os
 import random
 import shutil
 import stat
+import time
 from dataclasses import replace
 
 import pandas as pd
 import pytest
 import torch
+import toys
 from safetensors.torch import load_file
 from toys import (
     KILLED,
@@ -30,6 +32,8 @@ from mde_utils.data import load_dataset
 from mde_utils.models import build_model
 from mde_utils.runs import BEST, HISTORY, LAST, PREVIOUS
 from mde_utils.training import TrainConfig, fit
+
+one_thread = pytest.fixture(autouse=True)(toys.one_thread)
 
 # Carried statistics, a moving weight, three generators in the data and in the network.
 CONFIG = TrainConfig(
@@ -233,6 +237,7 @@ def test_a_former_output_is_copied_and_continued(whole, tmp_path):
         path.chmod(0o555 if path.is_dir() else 0o444)
     attached.chmod(0o555)
     before = {path: path.stat().st_mtime_ns for path in attached.rglob("*")}
+    wait_for_the_clock()
 
     new = replace(config, run_dir=str(tmp_path / "run"), resume_from=str(tmp_path / "input"))
     finished, frame, _ = in_process(new, max_hours=1e-9)
@@ -248,18 +253,22 @@ def test_resume_from_without_such_a_run(tmp_path):
     config = replace(CONFIG, run_dir=str(tmp_path / "a" / "other"), max_hours=1e-9, seed=5)
     run(config)
     new = replace(config, run_dir=str(tmp_path / "run"), seed=0)
-    message = r"other \(seed: 0 here, 5 there\).*Give the folder"
-    with pytest.raises(FileNotFoundError, match=message):
-        run(replace(new, resume_from=str(tmp_path)))
+    with pytest.warns(UserWarning, match=r"starts anew.*other \(seed: 0 here, 5 there\)"):
+        run(replace(new, resume_from=str(tmp_path / "a"), run_dir=str(tmp_path / "second")))
     (tmp_path / "b").mkdir()
     (tmp_path / "b" / "config.json").write_text("{}")  # not of a run
     for empty in (tmp_path / "b", tmp_path / "nowhere"):
-        with pytest.raises(FileNotFoundError, match="holds no run at all"):
+        with pytest.raises(FileNotFoundError, match="There is no run at or below"):
             run(replace(new, resume_from=str(empty)))
     assert not (tmp_path / "run").exists()
 
 
 # ------------------------------------------------------------------ TensorBoard
+
+
+def wait_for_the_clock():
+    """TensorBoard reads event files in the order of their names, which hold the second."""
+    time.sleep(1.1)
 
 
 def curves(folder):
@@ -275,6 +284,7 @@ def curves(folder):
 def test_curves_are_the_history(tmp_path):
     config = replace(CONFIG, run_dir=str(tmp_path))
     assert in_child(run, config, 24) == KILLED  # in epoch 3
+    wait_for_the_clock()
     _, frame, _ = in_child(run, config)
     found = curves(tmp_path)
     for column in frame:
@@ -291,6 +301,7 @@ def test_curves_of_a_run_that_went_back_have_each_epoch_once(tmp_path):
     config = replace(CONFIG, run_dir=str(tmp_path), save_minutes=0.0)
     run(config)
     (tmp_path / LAST).unlink()
+    wait_for_the_clock()
     run(config)
     assert [epoch for epoch, _ in curves(tmp_path)["run/loss"]] == [1, 2, 3]
 

@@ -109,6 +109,14 @@ def assert_same_frames(found, expected):
     assert_same(found.to_dict("list"), expected.to_dict("list"), "history")
 
 
+def one_thread():
+    """Of a fixture: what is this small is slower with several, much so where cores are busy."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 # ------------------------------------------------------------------ processes
 
 # Imports once, then forks; and has never used the threads that may not be forked.
@@ -129,7 +137,7 @@ def start(function, *args):
     return process, own
 
 
-def finish(process, own, timeout=240):
+def finish(process, own, timeout=600):
     """What the function returned; KILLED where the process was.
 
     Raises:
@@ -174,7 +182,7 @@ def _call(pipe, function, args):
 
 def _join(address, rank, function, args):
     torch.distributed.init_process_group(
-        "gloo", init_method=address, rank=rank, world_size=2, timeout=timedelta(seconds=120)
+        "gloo", init_method=address, rank=rank, world_size=2, timeout=timedelta(seconds=300)
     )
     try:
         return function(rank, *args)
