@@ -308,7 +308,7 @@ def summary(frame: pd.DataFrame, by: list[str]) -> pd.DataFrame:
 
 GROUPS = {
     "rooms": "METER-XXS on rooms, 64×128, 8 epochs: which method, which layers, which weight",
-    "real, fine-tuned": "Real NYU frames, 192×256: the published METER-XXS, fine-tuned for 4 epochs",
+    "real, fine-tuned": "Real NYU frames, 192×256: published METER-XXS fine-tuned, 4 epochs",
     "real, from scratch": "Real NYU frames, 128×192: METER-XXS from scratch, 10 epochs",
     "sizes": "A larger decoder: METER-XXS, XS and S on rooms, 64×128, 4 epochs",
     "options": "Options of the loss: assign at −3 on the decoder, rooms, 64×128, 8 epochs",

@@ -78,9 +78,10 @@ class RunFolder:
                 f"There is no run at or below {source}: give the folder of a former output, or "
                 "leave resume_from empty."
             )
+        configs = {folder.name: TrainConfig.load(folder / CONFIG) for folder in found[:3]}
         others = "; ".join(
-            f"{folder.name} ({', '.join(self.config.difference(TrainConfig.load(folder / CONFIG)))})"
-            for folder in found[:3]
+            f"{name} ({', '.join(self.config.difference(there))})"
+            for name, there in configs.items()
         )
         warnings.warn(
             f"No run of this config at or below {source}, so this one starts anew. There is: "
