@@ -12,6 +12,7 @@ Takes hours on two cores. Runs live in runs/meter_selectivity and go on where th
 
 import argparse
 import json
+import math
 import os
 import subprocess
 import sys
@@ -116,10 +117,6 @@ def jobs() -> list[Job]:
         for seed in SEEDS:
             config = rooms(SMALL, 1000, num_epochs=4, cfg_layers=DECODER, seed=seed, model=model)
             add("sizes", 654, config, selective(config, -3.0))
-    for seed in SEEDS:  # 5. The options of the loss, one at a time.
-        config = replace(small, cfg_layers=DECODER, seed=seed)
-        for change in ({"imde_warmup": 0.0}, {"imde_coverage": True}, {"imde_ema": 0.9}):
-            add("options", 654, selective(config, -3.0, **change))
     return found
 
 
@@ -245,7 +242,6 @@ def table() -> pd.DataFrame:
         result = json.loads(path.read_text())
         config = result["config"]
         method = config["method"] if config["neuron_selective"] else "baseline"
-        extras = {k: config[k] for k in ("imde_warmup", "imde_ema", "imde_coverage")}
         last = {k: v[-1] for k, v in result["history"].items()}
         sets = [tuple(config["cfg_layers"])]
         if job.group == "rooms" and method == "baseline":
@@ -260,7 +256,6 @@ def table() -> pd.DataFrame:
                     "layers": "+".join(names),
                     "method": method,
                     "imde_alpha": config["imde_alpha"] if config["neuron_selective"] else 0.0,
-                    "option": ", ".join(f"{k} {v:g}" for k, v in extras.items() if v) or "none",
                     "seed": config["seed"],
                     **{k: result["metrics"][k] for k in ("d1", "rms", "rel")},
                     "selectivity": _mean(layers, "test"),
@@ -269,7 +264,7 @@ def table() -> pd.DataFrame:
                     "ceiling": _mean(layers, "ceiling"),
                     "collapsed": sum(layer["collapsed"] for layer in layers),
                     "units": sum(layer["units"] for layer in layers),
-                    "gradient_ratio": last["gradient_ratio"],
+                    "gradient_ratio": last["gradient_ratio"] if method != "baseline" else math.nan,
                     "test": result["test"],
                     "train_images": result["train_images"],
                     **{f"selectivity_{k}": v["test"] for k, v in result["layers"].items()},
@@ -303,7 +298,7 @@ def summary(frame: pd.DataFrame, by: list[str]) -> pd.DataFrame:
     result["collapsed"] = groups.apply(
         lambda g: f"{g.collapsed.mean():.1f} of {g.units.iloc[0]}", include_groups=False
     )
-    result["gradients"] = groups.gradient_ratio.mean().map("{:.2g}".format)
+    result["gradients"] = groups.gradient_ratio.mean().map("{:.2g}".format).replace("nan", "–")
     result["seeds"] = groups.seed.nunique()
     result = result.reset_index()
     return result.set_index(by[0])
@@ -314,18 +309,17 @@ GROUPS = {
     "real, fine-tuned": "Real NYU frames, 192×256: published METER-XXS fine-tuned, 4 epochs",
     "real, from scratch": "Real NYU frames, 128×192: METER-XXS from scratch, 10 epochs",
     "sizes": "A larger decoder: METER-XXS, XS and S on rooms, 64×128, 4 epochs",
-    "options": "Options of the loss: assign at −3 on the decoder, rooms, 64×128, 8 epochs",
 }
 NOTE = """Mean over seeds (least to largest). δ1, RMS, REL: protocol `imde`. Selectivity: definition
-`paper`, mean over the units of the regularised layers (in a baseline: of the same layers), on test
+`paper`, mean over layers of the mean over their units (in a baseline: of the same layers), on test
 images and on training images; *at the assigned bin* uses the bin that the assignment gives a unit
 instead of its best. *Perfect code*: what units would score that answer 1 where the network's own
 predicted depth lies in their bin and 0 elsewhere: the measure counts errors of the prediction
 against the units. *Collapsed*: units without any response. *Gradients*: ‖imde_alpha ∇ selectivity‖
 / ‖∇ depth loss‖ in the last epoch. All trainings: AdamW, cosine schedule, batch 16, METER's
-augmentation, the weights after the last epoch; the term's weight grows over the first third of the
-epochs; the whole config of every row is in the
-JSON beside this page. Trained for minutes on two CPU cores: read differences, not records."""
+augmentation, the weights after the last epoch; the term's weight grows
+over the first third of the epochs; the whole config of every row is in the JSON beside this page.
+Trained for minutes on two CPU cores: read differences, not records."""
 
 
 def report() -> None:
@@ -339,7 +333,6 @@ def report() -> None:
             continue
         by = {
             "rooms": ["layers", "method", "imde_alpha"],
-            "options": ["option"],
             "sizes": ["model", "method"],
         }.get(group, ["method", "imde_alpha"])
         # A setting without all its seeds is no result yet.

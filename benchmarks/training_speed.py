@@ -22,7 +22,7 @@ from mde_utils.losses import balanced_loss
 from mde_utils.models import build_model
 from mde_utils.training import TrainConfig, fit
 
-SIZE, STEPS, ROUNDS = (192, 256), 12, 5
+SIZE, STEPS, ROUNDS = (192, 256), 9, 3
 
 
 class Frames(Dataset):

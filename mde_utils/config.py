@@ -213,7 +213,11 @@ class TrainConfig:
         if name is not None:
             if not isinstance(name, str) or name not in RECIPES:
                 raise ValueError(f"Unknown recipe {name!r}. Known: {', '.join(RECIPES)}.")
-            values = {**copy.deepcopy(RECIPES[name].settings), **values}
+            settings = copy.deepcopy(RECIPES[name].settings)
+            for key in settings.keys() & values.keys():  # the recipe's augmentation stays
+                if isinstance(settings[key], dict) and isinstance(values[key], dict):
+                    values[key] = {**settings[key], **values[key]}
+            values = {**settings, **values}
         known = [f.name for f in fields(cls)]
         for key in values:
             if key not in known:
@@ -254,8 +258,18 @@ class TrainConfig:
         return Path(path)
 
     def identity(self) -> dict:
-        """The plain values of all that decides the outcome, without :data:`HANDLING`."""
+        """The plain values of all that decides the outcome, without :data:`HANDLING` and without
+        where the data lie: an attached former output may have found them elsewhere."""
         values = {k: v for k, v in asdict(self).items() if k not in HANDLING}
+
+        def plain(options):
+            return {
+                k: plain(v) if k in ("train", "val") and isinstance(v, dict) else v
+                for k, v in options.items()
+                if k not in ("root", "download", "cache")
+            }
+
+        values["data_options"] = plain(values["data_options"])
         return json.loads(json.dumps(values, default=str))
 
     def difference(self, other: TrainConfig) -> list[str]:

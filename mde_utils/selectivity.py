@@ -329,8 +329,9 @@ class SelectivityLoss:
         ema: ρ in [0, 1); 0 = off. The average response of a bin is that of an exponential moving
             average of sums and counts: ``S ← ρ S + s`` and ``N ← ρ N + n`` where the batch has
             pixels of the bin; where it has none, S and N stay, so an absent bin keeps its last
-            estimate. The gradient is that of the batch's own part, times 1 / (1 − ρ), so that
-            imde_alpha means the same as without.
+            estimate. The gradient is that of the batch's own part, times the weight of all batches
+            in that average (1 at first, 1 / (1 − ρ) in the end), so that imde_alpha means the same
+            as without.
         coverage: weigh bins by their pixels. "The others" of a unit become the pixel-weighted mean
             of the other bins, and units count by the pixels of their own bin. A bin with a handful
             of pixels then says little, where the paper gives it the same say as all others.
@@ -358,8 +359,9 @@ class SelectivityLoss:
         self.method = method
         self.definition = check_definition(definition)
         self.ema, self.coverage, self.distributed = ema, coverage, distributed
-        #: Moving sums (K, N_b) and counts (N_b,) by layer; to be saved with a checkpoint.
-        self.state: dict[str, tuple[Tensor, Tensor]] = {}
+        #: By layer: moving sums (K, N_b) and counts (N_b,), and the weight (N_b,) of the batches in
+        #: them; to be saved with a checkpoint.
+        self.state: dict[str, tuple[Tensor, Tensor, Tensor]] = {}
 
     def __call__(self, acts: Mapping[str, Tensor], depth: Tensor) -> Tensor:
         """Scalar float32, larger = more selective.
@@ -418,14 +420,15 @@ class SelectivityLoss:
 
     def _carried(self, name: str, sums: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
         """The moving statistics with this batch in them; only the batch's part has a gradient."""
-        scale = 1 / (1 - self.ema)
-        own = sums.detach()
+        own, weight = sums.detach(), (counts > 0).to(counts)
         if name in self.state:
-            former_sums, former_counts = self.state[name]
-            keep = torch.where(counts > 0, self.ema, 1.0)
+            former_sums, former_counts, former_weight = self.state[name]
+            present = counts > 0
+            keep = torch.where(present, self.ema, 1.0)
             own, counts = own + keep * former_sums, counts + keep * former_counts
-        self.state[name] = own, counts
-        return own + scale * (sums - sums.detach()), counts
+            weight = torch.where(present, 1 + self.ema * former_weight, former_weight)
+        self.state[name] = own, counts, weight
+        return own + weight * (sums - sums.detach()), counts
 
 
 def _weighted_selectivity(response: Tensor, counts: Tensor, target: Tensor | None) -> Tensor:

@@ -10,6 +10,7 @@ shell: ``python -m mde_utils.training config.json``; on several GPUs
 
 from __future__ import annotations
 
+import collections
 import math
 import os
 import random
@@ -116,8 +117,8 @@ def fit(
     Columns of the history, a row an epoch, whether the run is selective or not:
         ``depth_loss`` (unscaled), ``selectivity_term`` (the sum over layers in the loss), ``loss``:
         means over images;
-        ``gradient_ratio``: ‖imde_alpha · ∇ selectivity‖ / ‖∇ depth loss‖ over all parameters, mean
-        over every 100th step; of a run without the term, what it would be;
+        ``gradient_ratio``: ‖imde_alpha · ∇ selectivity‖ / ‖loss_scale · ∇ depth loss‖ over all
+        parameters, mean over every 100th step; of a run without the term, what it would be;
         per layer: ``train_term_`` (its part of the term), ``train_selectivity_`` (selectivity of
         the average responses over the epoch's batches), ``train_coverage_`` (share of the bins
         that a batch has pixels of), ``train_absent_`` (units whose assigned bin a batch lacks),
@@ -127,9 +128,9 @@ def fit(
         ``seconds`` and ``images_per_s`` of training, ``data_seconds`` of it waiting for images.
 
     Under ``torch.distributed`` (``accelerate launch``, ``notebook_launcher``) each process takes
-    its share of every batch: selectivity is that of the whole batch, gradients are averaged, batch
-    normalisation sees the process's own share; validation is split, and is the same to the last
-    digit. The first process writes.
+    its share of every batch: selectivity is that of the whole batch, gradients are averaged; batch
+    normalisation and the mean of the depth loss are of the process's own share; validation is
+    split, and is the same to the last digit. The first process writes.
 
     Args:
         model: maps images to metres; an ``nn.Module`` without ``loss_scale`` has 1.
@@ -244,8 +245,10 @@ class _Step:
     def __init__(self, model, config: TrainConfig, span, device, dtype):
         self.model, self.config, self.device, self.dtype = model, config, device, dtype
         self.depth_loss = LOSSES[config.depth_loss]
-        self.scale = getattr(model, "loss_scale", 1.0)
-        self.inputs = tuple(getattr(model, "input_names", ()))
+        wrapped = isinstance(model, nn.parallel.DistributedDataParallel)
+        bare = model.module if wrapped else model
+        self.scale = getattr(bare, "loss_scale", 1.0)
+        self.inputs = tuple(getattr(bare, "input_names", ()))
         self.selectivity = SelectivityLoss(
             span,
             config.method,
@@ -345,6 +348,15 @@ class _Tally:
         return row
 
 
+def _merged(states: list[dict]) -> dict:
+    """The tallies of several processes as one; what is of the whole batch is in each of them."""
+    total = dict(states[0])
+    for kind in ("sums", "weights"):
+        names = {name for state in states for name in state[kind]}
+        total[kind] = {k: sum(state[kind].get(k, 0.0) for state in states) for k in names}
+    return total
+
+
 def _to(value, other):
     """What a checkpoint brought back to the CPU, where its like is now."""
     if isinstance(value, Tensor) and isinstance(other, Tensor):
@@ -400,8 +412,6 @@ class _Trainer:
             pin_memory=self.device.type == "cuda",
         )
         self.step = _Step(self.model, config, self.span, self.device, dtype)
-        self.step.scale = getattr(self.bare, "loss_scale", 1.0)
-        self.step.inputs = tuple(getattr(self.bare, "input_names", ()))
 
         self.rows: list[dict] = []
         self.epoch, self.position, self.tally = 1, 0, _Tally()
@@ -520,6 +530,12 @@ class _Trainer:
                 self.tally.add("gradient_ratio", ratio, 1)
         self.scaler.step(self.optimiser)
         self.scaler.update()
+        if probe and self.scaler.is_enabled() and self.scaler.get_scale() < 1:
+            raise FloatingPointError(
+                f"Gradients overflow float16 again and again in epoch {self.epoch}, at last at the "
+                f"images {names}, so that steps are skipped. {self._remedy()} Or train with "
+                "mixed_precision=False."
+            )
         self.tally.add_step(losses, images)
         self.previous_names = names
 
@@ -645,6 +661,13 @@ class _Trainer:
         state = self.folder.load()
         if state is None:
             return
+        images = [len(self.train_set), len(self.val_set)]
+        if state["images"] != images:
+            raise ValueError(
+                f"The run in {self.folder.path} is on {state['images'][0]} training and "
+                f"{state['images'][1]} validation images, not {images[0]} and {images[1]}. Nothing "
+                "was overwritten: give it the same images, or choose another run_dir."
+            )
         self.bare.load_state_dict(state["model"])
         self.optimiser.load_state_dict(state["optimiser"])
         if state["scaler"]:  # empty from a run without float16
@@ -659,7 +682,7 @@ class _Trainer:
             self.tally = _Tally(parts[self.rank]["tally"])
             _set_random(parts[self.rank]["random"])
         elif self.position:  # another number of processes: what was logged counts once
-            self.tally = _Tally(parts[0]["tally"] if self.lead else None)
+            self.tally = _Tally(_merged([part["tally"] for part in parts]) if self.lead else None)
             seed_everything((self.config.seed + 7919 * self.rank) % 2**32)
         if self.lead and self.rows and self.epoch <= self.config.num_epochs:
             self.folder.write_history(self.rows)  # it may be one epoch ahead of the checkpoint
@@ -698,6 +721,7 @@ class _Trainer:
                     "rows": self.rows,
                     "epoch": epoch,
                     "position": self.position,
+                    "images": [len(self.train_set), len(self.val_set)],
                     "processes": parts,
                 }
             )
@@ -782,12 +806,15 @@ def _set_random(state: dict) -> None:
         torch.cuda.set_rng_state(state["cuda"])
 
 
-def launch(config: TrainConfig, num_processes: int) -> None:
+def launch(config: TrainConfig, num_processes: int) -> bool:
     """Train as ``config`` says in several processes, a GPU each, and wait; ``fit`` with the same
     config then reads the finished run.
 
     It is ``accelerate launch -m mde_utils.training config.json``. From a notebook this works where
     ``notebook_launcher`` does not: when the kernel has touched a GPU already.
+
+    Returns:
+        Whether the run is finished: not where ``max_hours`` ended it. Then the same call goes on.
 
     Raises:
         ValueError: a config without ``run_dir``, or fewer than two processes.
@@ -803,21 +830,28 @@ def launch(config: TrainConfig, num_processes: int) -> None:
     # On CPUs too: with --cpu it would start one process.
     options = f"--multi_gpu --num_processes {num_processes} --num_machines 1 --main_process_port 0"
     options += " --mixed_precision no --dynamo_backend no"
+    said = collections.deque(maxlen=200)
     with tempfile.TemporaryDirectory() as folder:
         path = config.save(Path(folder) / "config.json")
         command = [sys.executable, "-m", "accelerate.commands.launch", *options.split()]
-        done = subprocess.run(
+        process = subprocess.Popen(
             [*command, "-m", "mde_utils.training", str(path)],
             env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)},
-            stderr=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
             text=True,
         )
-    if done.returncode:
+        with process:
+            for line in process.stdout:  # warnings and errors, as they come
+                print(line, end="", flush=True)
+                said.append(line)
+    if process.returncode:
         # What follows is about the other processes and the launcher itself.
-        words = re.split(r"\n.*torch/distributed/elastic", done.stderr)[0]
+        words = re.split(r"\n.*torch/distributed/elastic", "".join(said))[0]
         raise RuntimeError(
             f"Training in {num_processes} processes failed. Its last words:\n{words[-2000:]}"
         )
+    return RunFolder(config.run_dir, config).load()["epoch"] > config.num_epochs
 
 
 def main(arguments: list[str]) -> None:

@@ -229,3 +229,16 @@ def test_the_weight_grows_over_the_warmup():
     weights = [config.alpha(epochs) for epochs in (0, 0.5, 1, 2, 3, 20)]
     assert weights == pytest.approx([0, -0.05, -0.1, -0.2, -0.2, -0.2])
     assert TrainConfig(imde_alpha=-0.2).alpha(0) == -0.2
+
+
+def test_a_recipe_keeps_its_augmentation_beside_other_options():
+    options = TrainConfig.recipe("meter_paper", data_options={"size": [64, 64]}).data_options
+    assert options == {"size": [64, 64], "train": {"augment": "meter"}}
+
+
+def test_where_the_data_lie_does_not_make_another_run():
+    here = TrainConfig(data_options={"root": "a", "train": {"limit": 3, "cache": False}})
+    there = TrainConfig(data_options={"root": "b", "download": True, "train": {"limit": 3}})
+    assert here.run_name() == there.run_name() and not here.difference(there)
+    fewer = TrainConfig(data_options={"train": {"limit": 2}})
+    assert here.run_name() != fewer.run_name()

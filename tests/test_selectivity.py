@@ -437,11 +437,13 @@ def test_an_absent_bin_keeps_its_last_estimate():
     """Two units and bins. Only the near bin is seen again, with another response."""
     loss = SelectivityLoss(NYU, ema=0.5)
     loss(*stripe(0, 0, 1, values=[[2, 4, 1], [1, 1, 5]], units=2))
-    sums, counts = loss.state["x"]
+    sums, counts, weight = loss.state["x"]
+    assert weight.tolist() == [1, 1]
     assert sums.tolist() == [[18, 3], [6, 15]] and counts.tolist() == [6, 3]
     acts, depth = stripe(0, values=[[7], [3]], units=2)
     value, gradient = value_and_gradient(loss, acts, depth)
-    sums, counts = loss.state["x"]
+    sums, counts, weight = loss.state["x"]
+    assert weight.tolist() == [1 + 1 / 2, 1]
     assert sums.tolist() == [[18 / 2 + 21, 3], [6 / 2 + 9, 15]]
     assert counts.tolist() == [6 / 2 + 3, 3]
     assert not sums.requires_grad
@@ -450,10 +452,10 @@ def test_an_absent_bin_keeps_its_last_estimate():
         (near[0] - far[0]) / (near[0] + far[0]) + (far[1] - near[1]) / (far[1] + near[1])
     ) / 2
     assert value == pytest.approx(expected)
-    # d/dn (n - f) / (n + f) = 2 f / (n + f)²; times 1 / count, and 1 / (1 - ema).
+    # d/dn (n - f) / (n + f) = 2 f / (n + f)²; times 1 / count, and the weight.
     slope = [2 * far[0] / 6**2, -2 * far[1] / 7**2]
     for unit in (0, 1):
-        each = slope[unit] / 2 / 6 * 2
+        each = slope[unit] / 2 / 6 * 1.5
         assert gradient[0, unit].flatten().tolist() == pytest.approx([each] * 3)
 
 
@@ -477,6 +479,13 @@ def test_carried_statistics_can_be_saved_and_put_back(options, tmp_path):
     second.state = torch.load(tmp_path / "state.pt", weights_only=True)
     value, gradient = value_and_gradient(second, *batches[2])
     assert value == expected[2][0] and torch.equal(gradient, expected[2][1])
+
+
+def test_a_bin_that_is_first_seen_late_weighs_as_a_first_one():
+    loss = SelectivityLoss(NYU, ema=0.9)
+    loss(*stripe(1, 2))
+    loss(*stripe(0, 1, 2))
+    assert loss.state["x"][2].tolist() == pytest.approx([1, 1.9, 1.9, 0])
 
 
 def test_pooling_does_not_touch_the_carried_statistics():

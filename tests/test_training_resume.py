@@ -249,6 +249,13 @@ def test_a_former_output_is_copied_and_continued(whole, tmp_path):
     assert {path: path.stat().st_mtime_ns for path in attached.rglob("*")} == before
 
 
+def test_other_images_are_another_run(tmp_path):
+    config = replace(CONFIG, run_dir=str(tmp_path), num_epochs=1)
+    run(config)
+    with pytest.raises(ValueError, match="is on .* training and .* validation images, not 1 and"):
+        fit(net(kind=RandomNet), TRAIN[:1], VAL, config)
+
+
 def test_resume_from_without_such_a_run(tmp_path):
     config = replace(CONFIG, run_dir=str(tmp_path / "a" / "other"), max_hours=1e-9, seed=5)
     run(config)
