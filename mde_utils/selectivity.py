@@ -148,11 +148,16 @@ def _pool(activations: list[Tensor], bins: Tensor, num_bins: int) -> list[Tensor
         for some, *parts in zip(
             bins.split(step), *(a.split(step) for a in activations), strict=True
         ):
-            table = _bin_table(some, num_bins, h, w)
+            same = some.shape[1:] == (h, w)  # U is the identity
+            table = _one_hot(some, num_bins) if same else _bin_table(some, num_bins, h, w)
             for k, part in enumerate(parts):
                 part = part.float()
                 # A gradient of another memory format than the activation's would slow down the
                 # rest of the backward pass.
+                if same:  # all images in one product
+                    product = table.mT @ part.permute(0, 2, 3, 1).flatten(0, 2)
+                    sums[k] = sums[k] + product.mT.double()
+                    continue
                 if part.stride(1) == 1:  # channels last
                     products = (table @ part.permute(0, 2, 3, 1).flatten(1, 2)).mT
                 else:
@@ -162,13 +167,16 @@ def _pool(activations: list[Tensor], bins: Tensor, num_bins: int) -> list[Tensor
 
 
 @torch.no_grad()
+def _one_hot(bins: Tensor, num_bins: int) -> Tensor:
+    """(pixels of all images, num_bins): 1 where the pixel lies in the bin."""
+    table = torch.zeros(bins.numel(), num_bins, device=bins.device)
+    return table.scatter_(1, bins.reshape(-1, 1), 1.0)
+
+
+@torch.no_grad()
 def _bin_table(bins: Tensor, num_bins: int, h: int, w: int) -> Tensor:
     """Uᵀm: (B, num_bins, h·w), how much each cell's value counts in each bin's sum."""
     b, height, width = bins.shape
-    if (height, width) == (h, w):  # U is the identity
-        index = bins.reshape(b, -1) * (h * w) + torch.arange(h * w, device=bins.device)
-        table = torch.zeros(b, num_bins * h * w, device=bins.device)
-        return table.scatter_(1, index, 1.0, reduce="add").view(b, num_bins, h * w)
     cell, weights = _taps(height, width, h, w, bins.device)
     # One cell of margin right and below, so that the four taps lie at fixed offsets of the first.
     margin = (h + 1) * (w + 1)
