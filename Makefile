@@ -11,8 +11,9 @@ export MDE_PROFILE
 
 PY := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
-# meter_selectivity.py trains for hours: run it by hand.
-BENCHMARKS := $(filter-out benchmarks/_common.py benchmarks/meter_selectivity.py,$(sort $(wildcard benchmarks/*.py)))
+# These train for hours: run them by hand.
+LONG := benchmarks/meter_selectivity.py benchmarks/paper_claims.py
+BENCHMARKS := $(filter-out benchmarks/_common.py $(LONG),$(sort $(wildcard benchmarks/*.py)))
 
 help:  ## this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1~\2/p' $(firstword $(MAKEFILE_LIST)) | awk -F'~' '{printf "%-15s %s\n", $$1, $$2}'

@@ -45,6 +45,8 @@ DECODER = ("dec_1", "dec_2", "dec_3")
 NOTEBOOK = ("dec_3", "enc_4")  # what the METER notebook regularised
 SETS = (DECODER, ("dec_3",), NOTEBOOK)
 LARGE, MIDDLE, SMALL = (192, 256), (128, 192), (64, 128)
+# Of the loss; the first is what the other groups have.
+OPTIONS = ({}, {"imde_warmup": 0.0}, {"imde_coverage": True}, {"imde_ema": 0.9})
 
 
 @dataclass(frozen=True)
@@ -117,7 +119,33 @@ def jobs() -> list[Job]:
         for seed in SEEDS:
             config = rooms(SMALL, 1000, num_epochs=4, cfg_layers=DECODER, seed=seed, model=model)
             add("sizes", 654, config, selective(config, -3.0))
+    for seed in SEEDS:  # 5. What the options of the loss do; the first setting is group 1's.
+        config = replace(small, seed=seed, cfg_layers=DECODER)
+        for changes in OPTIONS:
+            add("options", 654, selective(config, -3.0, **changes))
     return found
+
+
+def finished() -> dict[int, dict]:
+    """Job -> what it gave, from its run folder, else from the committed results."""
+    found, committed = {}, {}
+    path = RESULTS / "meter_selectivity.json"
+    if path.is_file():
+        for row in json.loads(path.read_text())["rows"]:
+            committed[_key(row["group"], TrainConfig.from_dict(row["config"]))] = row
+    for number, job in enumerate(jobs()):
+        path = job.folder / "result.json"
+        if path.is_file():
+            found[number] = json.loads(path.read_text())
+        elif _key(job.group, job.config) in committed:
+            found[number] = committed[_key(job.group, job.config)]
+    return found
+
+
+def _key(group: str, config: TrainConfig) -> str:
+    # "options" repeats a setting of "rooms", which is trained once.
+    group = "rooms" if group == "options" else group
+    return group + json.dumps(config.identity(), sort_keys=True)
 
 
 # ------------------------------------------------------------------ training
@@ -171,7 +199,7 @@ def train(number: int) -> None:
             for layer in config.cfg_layers
         },
         "selectivity_of_all_layers": {layer: every.mean(layer) for layer in every.layers},
-        "history": history.frame.round(5).to_dict("list"),
+        "gradient_ratio": float(history.frame.gradient_ratio.iloc[-1]),
         "best_epoch": history.best_epoch,
         "machine": {**machine(), "torch_threads": torch.get_num_threads()},
     }
@@ -198,22 +226,28 @@ class Ceiling(nn.Module):
 
 
 def train_all(groups, workers: int) -> None:
-    """Each training in a process with its share of the cores."""
+    done = finished()
     todo = [
         number
         for number, job in enumerate(jobs())
-        if (not groups or job.group in groups) and not (job.folder / "result.json").is_file()
+        if (not groups or job.group in groups) and number not in done
     ]
+    in_processes(__file__, todo, workers)
+
+
+def in_processes(script: str, numbers: list[int], workers: int) -> None:
+    """`script --one` for each number, in a process with its share of the cores."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     environment = os.environ | {"OMP_NUM_THREADS": str(max(1, cores // workers))}
     running: list[subprocess.Popen] = []
-    print(f"{len(todo)} trainings to do, {workers} at a time", flush=True)
-    for number in todo:
+    print(f"{len(numbers)} trainings to do, {workers} at a time", flush=True)
+    for number in numbers:
         while len(running) >= workers:
             running = _finished(running)
-        print(f"{number}: {jobs()[number].group} {jobs()[number].config.run_name()}", flush=True)
-        command = [sys.executable, __file__, "--one", str(number)]
-        running.append(subprocess.Popen(command, env=environment))
+        print(f"{script} --one {number}", flush=True)
+        running.append(
+            subprocess.Popen([sys.executable, script, "--one", str(number)], env=environment)
+        )
     while running:
         running = _finished(running)
 
@@ -235,14 +269,10 @@ def _finished(running):
 def table() -> pd.DataFrame:
     """A row a finished training."""
     rows = []
-    for number, job in enumerate(jobs()):
-        path = job.folder / "result.json"
-        if not path.is_file():
-            continue
-        result = json.loads(path.read_text())
-        config = result["config"]
+    every = jobs()
+    for number, result in finished().items():
+        job, config = every[number], result["config"]
         method = config["method"] if config["neuron_selective"] else "baseline"
-        last = {k: v[-1] for k, v in result["history"].items()}
         sets = [tuple(config["cfg_layers"])]
         if job.group == "rooms" and method == "baseline":
             sets = SETS  # it watches the layers of all
@@ -256,6 +286,7 @@ def table() -> pd.DataFrame:
                     "layers": "+".join(names),
                     "method": method,
                     "imde_alpha": config["imde_alpha"] if config["neuron_selective"] else 0.0,
+                    "option": _option(job.config) if job.group == "options" else "",
                     "seed": config["seed"],
                     **{k: result["metrics"][k] for k in ("d1", "rms", "rel")},
                     "selectivity": _mean(layers, "test"),
@@ -264,13 +295,24 @@ def table() -> pd.DataFrame:
                     "ceiling": _mean(layers, "ceiling"),
                     "collapsed": sum(layer["collapsed"] for layer in layers),
                     "units": sum(layer["units"] for layer in layers),
-                    "gradient_ratio": last["gradient_ratio"] if method != "baseline" else math.nan,
+                    "gradient_ratio": result["gradient_ratio"]
+                    if method != "baseline"
+                    else math.nan,
                     "test": result["test"],
                     "train_images": result["train_images"],
                     **{f"selectivity_{k}": v["test"] for k, v in result["layers"].items()},
                 }
             )
     return pd.DataFrame(rows)
+
+
+def _option(config: TrainConfig) -> str:
+    names = [
+        "warm-up" if config.imde_warmup else "",
+        "coverage" if config.imde_coverage else "",
+        f"ema {config.imde_ema:g}" if config.imde_ema else "",
+    ]
+    return ", ".join(filter(None, names)) or "none"
 
 
 def _mean(layers, key: str) -> float:
@@ -308,6 +350,7 @@ GROUPS = {
     "rooms": "METER-XXS on rooms, 64×128, 8 epochs: which method, which layers, which weight",
     "real, fine-tuned": "Real NYU frames, 192×256: published METER-XXS fine-tuned, 4 epochs",
     "real, from scratch": "Real NYU frames, 128×192: METER-XXS from scratch, 10 epochs",
+    "options": "Options of the loss: METER-XXS on rooms, 64×128, 8 epochs, assign −3, dec_1..dec_3",
     "sizes": "A larger decoder: METER-XXS, XS and S on rooms, 64×128, 4 epochs",
 }
 NOTE = """Mean over seeds (least to largest). δ1, RMS, REL: protocol `imde`. Selectivity: definition
@@ -334,6 +377,7 @@ def report() -> None:
         by = {
             "rooms": ["layers", "method", "imde_alpha"],
             "sizes": ["model", "method"],
+            "options": ["option"],
         }.get(group, ["method", "imde_alpha"])
         # A setting without all its seeds is no result yet.
         part = part.groupby(by, sort=False).filter(lambda g: g.seed.nunique() == len(SEEDS))
@@ -345,13 +389,7 @@ def report() -> None:
         parts.append(markdown_table(summary(part, by)))
         if group == "rooms":
             parts.append("![Selectivity against δ1](meter_selectivity_tradeoff.png)")
-    results = [
-        {**json.loads((j.folder / "result.json").read_text()), "job": n}
-        for n, j in enumerate(jobs())
-        if (j.folder / "result.json").is_file()
-    ]
-    for result in results:
-        del result["history"]
+    results = [{**result, "job": number} for number, result in finished().items()]
     with atomic(RESULTS / "meter_selectivity.csv") as temporary:
         frame.round(4).to_csv(temporary, index=False)
     write_result("meter_selectivity", {"rows": results}, "\n\n".join(parts))
