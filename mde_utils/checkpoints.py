@@ -104,7 +104,7 @@ def load_weights(
             source = fetch(Published(str(source)))
         path = Path(source)
         where, raw, metadata = str(path), _read(path), _header(path)
-    given = _clean(_unwrap(raw, where), own)
+    given = _clean(_unwrap(raw, where), own, getattr(model, "renamed_keys", {}))
 
     dead = tuple(getattr(model, "dead_keys", ()))
     ignored = tuple(key for key in given if key not in own and key.startswith(dead)) if dead else ()
@@ -220,12 +220,18 @@ def _unwrap(content, where: str) -> dict[str, Tensor]:
     return tensors
 
 
-def _clean(given: dict[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Drop the prefixes of DataParallel and torch.compile, unless the model's keys have them."""
+def _clean(
+    given: dict[str, Tensor], own: Mapping[str, Tensor], renamed: Mapping[str, str]
+) -> dict[str, Tensor]:
+    """Drop the prefixes of DataParallel and torch.compile, and replace what the model declares
+    renamed, unless the model's keys have them."""
 
     def clean(key: str) -> str:
         while key not in own and (prefix := next(filter(key.startswith, PREFIXES), None)):
             key = key.removeprefix(prefix)
+        if key not in own:
+            for old, new in renamed.items():
+                key = key.replace(old, new)
         return key
 
     return {clean(key): value for key, value in given.items()}
@@ -257,7 +263,7 @@ def save_weights(model: nn.Module, path: str | Path, *, metadata: dict | None = 
             raise TypeError(f"metadata[{key!r}] cannot be written as JSON: {error}.") from None
     tensors = {
         key: value.detach().to("cpu").clone(memory_format=torch.contiguous_format)
-        for key, value in _clean(model.state_dict(), {}).items()
+        for key, value in _clean(model.state_dict(), {}, {}).items()
     }
     return write_safetensors(path, tensors, header)
 

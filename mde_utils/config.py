@@ -13,11 +13,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mde_utils.files import atomic
-from mde_utils.losses import balanced_loss
+from mde_utils.losses import balanced_loss, mff_loss
 from mde_utils.selectivity import DEFINITIONS, METHODS
 
 #: Functions of (prediction, target) in metres, by the name that a config uses.
-LOSSES = {"balanced": balanced_loss}
+LOSSES = {"balanced": balanced_loss, "mff": mff_loss}
+#: Adam adds the weight decay to the gradient, AdamW takes it off the weights.
+OPTIMIZERS = ("adamw", "adam")
 SCHEDULES = ("constant", "cosine", "step")
 #: What "best" may mean, and whether more of it is better: depth alone, never the selectivity term.
 BEST_BY = {"d1": True, "rms": False, "rel": False}
@@ -65,6 +67,31 @@ RECIPES = {
             "data_options": {"train": {"augment": "meter"}},
         },
     ),
+    "mff_paper": Recipe(
+        "MFF's publication (Hu et al., WACV 2019, section 4.1): Adam 1e-4, L2 decay 1e-4, x0.1 "
+        "every 5 of 20 epochs, batch 8 on one GPU; layers and alpha as in the interpretability "
+        "paper (You et al. 2021), whose code has batch 16 and drops the rate an epoch earlier",
+        {
+            "model": "mff_resnet50",
+            "weights": "imagenet",
+            "depth_loss": "mff",
+            "num_epochs": 20,
+            "batch_size": 8,
+            "optimizer": "adam",
+            "learning_rate": 1e-4,
+            "weight_decay": 1e-4,
+            "schedule": "step",
+            "decay_every": 5,
+            "decay_factor": 0.1,
+            "imde_alpha": -0.1,
+            "cfg_layers": ("D", "MFF"),
+            "data_options": {
+                "size": [240, 320],
+                "train": {"augment": "mff"},
+                "val": {"augment": "mff_crop"},
+            },
+        },
+    ),
 }
 
 
@@ -87,7 +114,8 @@ class TrainConfig:
         imde_coverage: weigh bins by their pixels (see ``SelectivityLoss``).
         imde_ema: carry sums and counts over batches with this decay; 0 = off (the same).
         depth_loss: a key of ``LOSSES``.
-        num_epochs, learning_rate, weight_decay: the optimisation, by AdamW.
+        num_epochs, learning_rate, weight_decay: the optimisation.
+        optimizer: ``"adamw"`` or ``"adam"``, whose decay is L2 regularisation.
         batch_size: images a step, over all processes together.
         schedule: of the learning rate: ``"constant"``, ``"cosine"`` (half a wave, never quite 0),
             or ``"step"``: times ``decay_factor`` after every ``decay_every`` epochs.
@@ -119,6 +147,7 @@ class TrainConfig:
     depth_loss: str = "balanced"
     num_epochs: int = 20
     batch_size: int = 64
+    optimizer: str = "adamw"
     learning_rate: float = 1e-4
     weight_decay: float = 1e-2
     schedule: str = "constant"
@@ -145,6 +174,7 @@ class TrainConfig:
             ("method", METHODS),
             ("definition", DEFINITIONS),
             ("depth_loss", LOSSES),
+            ("optimizer", OPTIMIZERS),
             ("schedule", SCHEDULES),
             ("best_by", BEST_BY),
         ):

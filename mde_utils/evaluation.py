@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import math
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -31,6 +31,7 @@ THRESHOLDS = {
 }
 ERRORS = ("rms", "rms_log", "rel", "sq_rel", "log10")
 MIN_DEPTH = 1e-3  # metres; predictions are raised to it, as the logarithms need
+BOUNDARY_THRESHOLDS = (0.25, 0.5, 1.0)  # of Sobel's magnitude, in metres (Hu et al., section 4.2)
 
 
 @dataclass(frozen=True)
@@ -151,16 +152,126 @@ def _finish(means: dict, *, pooled_rms: bool) -> dict:
     return means | root
 
 
+def boundary_metrics(
+    pred: Tensor,
+    target: Tensor,
+    *,
+    valid: Tensor | None = None,
+    thresholds: Sequence[float] = BOUNDARY_THRESHOLDS,
+) -> dict[str, Tensor]:
+    """How well the boundaries of each depth map are found (Hu et al. 2019, section 4.2).
+
+    A pixel is on a boundary where sqrt(dx² + dy²) > threshold, with Sobel's derivatives, not
+    divided by 8: a step of s metres across a straight edge has the magnitude 4 s. Only pixels
+    whose 3x3 neighbourhood lies in the image and is valid throughout are looked at; a padded
+    border or a hole would else be a boundary in both maps and count as found.
+
+    Args:
+        pred: (b, 1, h, w) depth in metres.
+        target: (b, 1, h, w) depth in metres; 0, negative or not finite = no measurement.
+        valid: (b, 1, h, w) bool, further restricts what counts; None = every measured pixel.
+
+    Returns:
+        for each threshold t the (b,) float64 `boundary_precision_<t>`, `boundary_recall_<t>` and
+        `boundary_f1_<t>`. NaN where the denominator is 0: precision without a boundary in the
+        prediction, recall without one in the target, F1 = 2 TP / (predicted + true) only without
+        one in either.
+
+    Raises:
+        ValueError: shapes that differ, are not (b, 1, h, w) or are smaller than 3x3; a threshold
+            that is not positive.
+    """
+    if pred.shape != target.shape or pred.ndim != 4 or pred.shape[1] != 1:
+        raise ValueError(
+            "boundary_metrics takes prediction and target of one shape (b, 1, h, w), got "
+            f"{tuple(pred.shape)} and {tuple(target.shape)}."
+        )
+    if min(pred.shape[-2:]) < 3:
+        raise ValueError(
+            f"Boundaries need depth maps of at least 3x3, Sobel's kernel; got "
+            f"{tuple(pred.shape[-2:])}."
+        )
+    if not thresholds or not all(t > 0 for t in thresholds):
+        raise ValueError(f"Boundary thresholds must be positive metres, got {thresholds!r}.")
+    measured = target.isfinite() & (target > 0)
+    valid = measured if valid is None else measured & valid
+    inside = F.max_pool2d((~valid).float(), 3, stride=1) == 0
+    magnitudes = [_sobel_magnitude(torch.where(valid, x, 0.0)) for x in (pred, target)]
+    found = {}
+    for threshold in thresholds:
+        p, t = ((m > threshold) & inside for m in magnitudes)
+        hits, predicted, true = (x.flatten(1).sum(1).double() for x in (p & t, p, t))
+        found |= {
+            f"boundary_precision_{threshold:g}": hits / predicted,
+            f"boundary_recall_{threshold:g}": hits / true,
+            f"boundary_f1_{threshold:g}": 2 * hits / (predicted + true),
+        }
+    return found
+
+
+def _sobel_magnitude(x: Tensor) -> Tensor:
+    """(b, 1, h, w) -> (b, 1, h - 2, w - 2). Sums of slices: a GPU may round a convolution's input
+    to 10 bits (TF32), which at 10 m would move the magnitude by centimetres."""
+    x = x.float()
+    down = x[..., :-2, :] + 2 * x[..., 1:-1, :] + x[..., 2:, :]
+    across = x[..., :-2] + 2 * x[..., 1:-1] + x[..., 2:]
+    dx, dy = down[..., 2:] - down[..., :-2], across[..., 2:, :] - across[..., :-2, :]
+    return (dx**2 + dy**2).sqrt()
+
+
+def image_metrics(
+    pred: Tensor,
+    target: Tensor,
+    *,
+    protocol: str = "imde",
+    cap: float | None = None,
+    boundaries: bool = False,
+    names: list[str] | None = None,
+) -> dict[str, Tensor]:
+    """The metrics of each image of a batch.
+
+    Args:
+        pred: (b, 1, h, w) metres, brought to the size of ``target`` as the protocol says.
+        target: (b, 1, H, W) metres, 0 = no measurement.
+        protocol: a key of `PROTOCOLS`.
+        cap: farthest depth in metres that counts; a protocol that caps needs it.
+        boundaries: add those of `boundary_metrics`, at the size of ``target``.
+        names: of the images, for errors.
+
+    Returns:
+        metric → (b,) float64, NaN for an image without a valid pixel. `rms` and `rms_log` are
+        still mean squares where the protocol takes their root over all images.
+
+    Raises:
+        ValueError: unknown protocol, no cap where it needs one, a prediction that is not finite or
+            not (b, 1, h, w).
+    """
+    rules = _protocol(protocol)
+    if rules.capped and cap is None:
+        raise ValueError(f"Protocol {protocol!r} needs cap, the farthest depth in metres.")
+    target = target.float()
+    names = names or [f"image {i}" for i in range(len(target))]
+    pred = _to_size(pred, target, names, align_corners=rules.align_corners)
+    valid = target.isfinite() & (target > (MIN_DEPTH if rules.capped else 0))
+    if rules.capped:
+        valid &= target < cap
+    pred = pred.clamp(MIN_DEPTH, cap if rules.capped else None)
+    means = _image_means(*(x.flatten(1) for x in (pred, target, valid)), rules.strict)
+    means = _finish(means, pooled_rms=rules.pooled_rms)
+    return means | (boundary_metrics(pred, target, valid=valid) if boundaries else {})
+
+
 def evaluate(
     model: nn.Module,
     dataset,
     *,
-    protocol: str = "imde",
+    protocol: str | Sequence[str] = "imde",
     batch_size: int = 16,
     device: torch.device | str | None = None,
     cap: float | None = None,
+    boundaries: bool = False,
     distributed: bool | None = None,
-) -> dict[str, float]:
+) -> dict[str, float] | dict[str, dict[str, float]]:
     """Metrics of a model on a data set.
 
     Args:
@@ -168,27 +279,34 @@ def evaluate(
             evaluation mode; its modes are put back.
         dataset: a length, and items by index: `image` (3, h, w), `depth` (1, h', w') in metres.
             Sizes may differ between items.
-        protocol: a key of `PROTOCOLS`.
+        protocol: a key of `PROTOCOLS`, or several, all on the same predictions.
         device: where to run; by default where the model is. The model is moved there.
         cap: farthest depth in metres that counts, where the protocol has a cap; by default the
             end of the data set's `depth_range`, else of the model's, else (with a warning) NYU's.
+        boundaries: add boundary precision, recall and F1 (`boundary_metrics`), at the ground
+            truth's size. Each is the mean over the images where it is defined, NaN if none is: so
+            precision leaves out images in which no boundary is predicted; F1 counts them as 0.
         distributed: split the batches over the processes of ``torch.distributed``; None = where it
             is initialised. Every process gets the whole result, the same as one process alone
             would.
 
     Returns:
         the metrics of `compute_metrics`, averaged over images, and `n`, the number of images
-        used. Images without a valid pixel are left out, with a warning.
+        used. Images without a valid pixel are left out, with a warning. For several protocols:
+        name → that.
 
     Raises:
-        ValueError: unknown protocol, empty data set, no valid pixel at all, a
+        ValueError: unknown protocol or none, empty data set, no valid pixel at all, a
             prediction that is not finite or not (b, 1, h, w); ``distributed=True`` without an
             initialised ``torch.distributed``.
         RuntimeError: another process failed; its message says which and why.
     """
-    rules = _protocol(protocol)
+    protocols = [protocol] if isinstance(protocol, str) else list(dict.fromkeys(protocol))
+    if not protocols:
+        raise ValueError(f"No protocol was given. Known protocols: {', '.join(PROTOCOLS)}.")
+    capped = [name for name in protocols if _protocol(name).capped]
     rank, _ = rank_and_world(distributed)
-    if rules.capped and cap is None:
+    if capped and cap is None:
         cap = find_range(dataset, model)[1]
     if len(dataset) == 0:
         raise ValueError("The data set is empty: there is nothing to evaluate.")
@@ -200,42 +318,43 @@ def evaluate(
 
     inputs = tuple(getattr(model, "input_names", ()))
 
-    def measure(chunk: range) -> Iterator[dict[str, Tensor]]:
-        """A batch's sums over its images, and `n`, how many have a valid pixel."""
+    def measure(chunk: range) -> Iterator[dict[tuple[str, str], Tensor]]:
+        """(protocol, metric) → its sum over a batch's images, and over how many it is defined."""
         for names, batch in batches(dataset, chunk, batch_size, ("image", "depth", *inputs)):
             batch = {key: value.to(device, non_blocking=True) for key, value in batch.items()}
-            target = batch["depth"].float()
             pred = model(batch["image"], **{key: batch[key] for key in inputs})
-            pred = _to_size(pred, target, names, align_corners=rules.align_corners)
-            valid = target.isfinite() & (target > (MIN_DEPTH if rules.capped else 0))
-            if rules.capped:
-                valid &= target < cap
-            pred = pred.clamp(MIN_DEPTH, cap if rules.capped else None)
-            means = _image_means(*(x.flatten(1) for x in (pred, target, valid)), rules.strict)
-            means = _finish(means, pooled_rms=rules.pooled_rms)
-            some = valid.flatten(1).any(1)
-            # Images without pixels are 0 / 0.
-            sums = {key: torch.where(some, value, 0.0).sum() for key, value in means.items()}
-            yield sums | {"n": some.sum()}
+            options = {"cap": cap, "boundaries": boundaries, "names": names}
+            sums = {}
+            for name in protocols:
+                means = image_metrics(pred, batch["depth"], protocol=name, **options)
+                for key, value in means.items():
+                    defined = value.isnan().logical_not()
+                    total = torch.where(defined, value, 0.0).sum()
+                    sums[name, key] = torch.stack([total, defined.sum().to(total)])
+            yield sums
 
     with evaluating(model):
         totals = add_in_order(measure, chunks(len(dataset), batch_size), distributed=distributed)
-    used = int(totals.pop("n"))
-    if used == 0:
-        raise ValueError(
-            f"None of {len(dataset)} images has a valid pixel under {describe_protocol(protocol)}"
-            f"{'' if cap is None else f' (cap {cap:g} m)'}. Is the depth in metres?"
-        )
-    if used < len(dataset) and rank == 0:
-        warnings.warn(
-            f"{len(dataset) - used} of {len(dataset)} images have no valid pixel and were left "
-            "out; n counts the others.",
-            stacklevel=2,
-        )
-    result = {key: float(value) / used for key, value in totals.items()}
-    if rules.pooled_rms:
-        result = _finish(result, pooled_rms=False)
-    return {**result, "n": used}
+    results = {}
+    for name in protocols:
+        sums = {key: value.tolist() for (p, key), value in totals.items() if p == name}
+        used = int(sums["d1"][1])
+        if used == 0:
+            raise ValueError(
+                f"None of {len(dataset)} images has a valid pixel under {describe_protocol(name)}"
+                f"{'' if cap is None else f' (cap {cap:g} m)'}. Is the depth in metres?"
+            )
+        if used < len(dataset) and rank == 0:
+            warnings.warn(
+                f"{len(dataset) - used} of {len(dataset)} images have no valid pixel under "
+                f"protocol {name} and were left out; n counts the others.",
+                stacklevel=2,
+            )
+        result = {key: total / n if n else math.nan for key, (total, n) in sums.items()}
+        if PROTOCOLS[name].pooled_rms:
+            result = _finish(result, pooled_rms=False)
+        results[name] = {**result, "n": used}
+    return results[protocol] if isinstance(protocol, str) else results
 
 
 def _to_size(pred: Tensor, target: Tensor, names: list, *, align_corners: bool) -> Tensor:

@@ -58,33 +58,59 @@ def balanced_loss_terms(
             a target without any valid pixel.
     """
     _check(pred, target)
-    dtype = torch.float64 if pred.dtype == torch.float64 else torch.float32
+    if min(pred.shape[-2:]) < WINDOW:
+        raise ValueError(
+            f"The balanced loss needs depth maps of at least {WINDOW}x{WINDOW}, SSIM's window; "
+            f"got {tuple(pred.shape[-2:])}."
+        )
     with torch.autocast(pred.device.type, enabled=False):
-        p, y = pred.to(dtype), target.detach().to(dtype)
-        valid = (y > 0) & y.isfinite() if masked else torch.ones_like(y, dtype=torch.bool)
-        count = int(valid.sum())
-        if count == 0:
-            raise ValueError(
-                f"The target {tuple(target.shape)} has no valid pixel (depth > 0), so there is "
-                "no loss. Is its depth in metres, and were augmentations kind to it?"
-            )
-        whole = count == valid.numel()
-        if not whole:
-            # torch.where stops values and gradients alike, so a NaN under the mask is harmless.
-            y = torch.where(valid, y, 0.0)
-            p = torch.where(valid, p, 0.0)
+        p, y, valid = _without_holes(pred, target, masked)
         p, y = p * units_per_metre, y * units_per_metre
-
-        sobel_valid = None if whole else _untouched(valid, 3, padding=1)
-        window_valid = None if whole else _untouched(valid, WINDOW)
+        sobel_valid = None if valid is None else _untouched(valid, 3, padding=1)
+        window_valid = None if valid is None else _untouched(valid, WINDOW)
         sobel_p, sobel_y = _sobel(p), _sobel(y)
         difference = (sobel_p - sobel_y).abs().sum(1, keepdim=True)
         return {
-            "depth": _mean((p - y).abs(), None if whole else valid),
+            "depth": _mean((p - y).abs(), valid),
             "ssim": 100 * _mean(1 - _ssim_map(p, y), window_valid),
             "normal": 100 * _mean((1 - _normal_cosine(sobel_p, sobel_y)).abs(), sobel_valid),
             "gradient": 2 * _mean(difference, sobel_valid),
         }
+
+
+def mff_loss(pred: Tensor, target: Tensor, *, masked: bool = True) -> Tensor:
+    """MFF's loss (Hu et al. 2019, section 3.3): depth, gradients and normals, equally weighted.
+
+    With e = p - y in metres, Sobel derivatives dx, dy (zero padding 1, not divided by 8) and
+    normals n = (-dx, -dy, 1):
+
+        mean ln(|e| + .5) + mean ln(|dx e| + .5) + mean ln(|dy e| + .5) + mean |1 - cos(n_p, n_y)|
+
+    A perfect prediction costs 3 ln .5 = -2.08; an untrained one 1 to 4. Invalid target pixels are
+    masked as in `balanced_loss_terms`; the publication masks nothing.
+
+    Args:
+        pred: (b, 1, h, w) depth in metres.
+        target: (b, 1, h, w) depth in metres, 0 = no measurement.
+        masked: False is the publication's: every pixel counts, 0 as a depth of 0.
+
+    Returns:
+        scalar float32 (float64 for float64 input).
+
+    Raises:
+        ValueError: shapes that differ or are not (b, 1, h, w); a target without any valid pixel.
+    """
+    _check(pred, target)
+    with torch.autocast(pred.device.type, enabled=False):
+        p, y, valid = _without_holes(pred, target, masked)
+        sobel_valid = None if valid is None else _untouched(valid, 3, padding=1)
+        sobel_p, sobel_y = _sobel(p), _sobel(y)
+        gradients = ((sobel_p - sobel_y).abs() + 0.5).log().sum(1, keepdim=True)
+        return (
+            _mean(((p - y).abs() + 0.5).log(), valid)
+            + _mean(gradients, sobel_valid)
+            + _mean((1 - _normal_cosine(sobel_p, sobel_y)).abs(), sobel_valid)
+        )
 
 
 def _check(pred: Tensor, target: Tensor) -> None:
@@ -94,11 +120,27 @@ def _check(pred: Tensor, target: Tensor) -> None:
             f"{tuple(pred.shape)} and {tuple(target.shape)}. Resize the target (nearest) to the "
             "prediction."
         )
-    if min(pred.shape[-2:]) < WINDOW:
+
+
+def _without_holes(
+    pred: Tensor, target: Tensor, masked: bool
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Both maps with 0 where the target is invalid, and where it is valid (None: everywhere)."""
+    dtype = torch.float64 if pred.dtype == torch.float64 else torch.float32
+    p, y = pred.to(dtype), target.detach().to(dtype)
+    if not masked:
+        return p, y, None
+    valid = (y > 0) & y.isfinite()
+    count = int(valid.sum())
+    if count == 0:
         raise ValueError(
-            f"The balanced loss needs depth maps of at least {WINDOW}x{WINDOW}, SSIM's window; "
-            f"got {tuple(pred.shape[-2:])}."
+            f"The target {tuple(target.shape)} has no valid pixel (depth > 0), so there is "
+            "no loss. Is its depth in metres, and were augmentations kind to it?"
         )
+    if count == valid.numel():
+        return p, y, None
+    # torch.where stops values and gradients alike, so a NaN under the mask is harmless.
+    return torch.where(valid, p, 0.0), torch.where(valid, y, 0.0), valid
 
 
 def _mean(x: Tensor, valid: Tensor | None) -> Tensor:

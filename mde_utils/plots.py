@@ -15,6 +15,7 @@ import pandas as pd
 import seaborn as sns
 import torch
 from matplotlib.axes import Axes
+from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
@@ -22,11 +23,14 @@ from matplotlib.ticker import MaxNLocator
 from torch import Tensor, nn
 
 from mde_utils.activations import evaluating, tap
+from mde_utils.attacks import ErrorTrace, error_mask
 from mde_utils.depth_bins import DepthBins
 from mde_utils.dissection import Dissection
+from mde_utils.evaluation import ERRORS, MIN_DEPTH, compute_metrics
+from mde_utils.interventions import AblationCurve
 from mde_utils.selectivity import assigned_bins
 
-DEPTH, RESPONSE = "viridis", "magma"
+DEPTH, RESPONSE, ERROR = "viridis", "magma", "rocket_r"
 PALETTE = sns.color_palette("colorblind")
 _GREY = "0.6"
 # Runs beside each other: those of the palette first that differ most, to all eyes.
@@ -160,16 +164,9 @@ def plot_units(
     units = range(len(response)) if units is None else units
     rows = -(-len(units) // columns)
     fig, axes = _grid(rows, min(columns, len(units)), 11, 0.62, sharex=True)
-    index = np.arange(len(bins))
     for ax, unit in zip(axes.ravel(), units, strict=False):
-        values = np.where(counts > 0, response[unit], np.nan)
-        colours = [PALETTE[3] if i == target[unit] else "0.45" for i in index]
-        ax.bar(index, values, width=1.0, color=colours)
-        ax.axhline(0, color="0.8", lw=0.6, zorder=0)
+        _bars(ax, response[unit], counts, target[unit])
         ax.set_title(f"unit {unit} · DS {selectivity[unit]:.2f}", fontsize=7, pad=2)
-        ax.set_yticks([])
-        ax.margins(x=0)
-        sns.despine(ax=ax, left=True)
     for ax in axes.ravel()[len(units) :]:
         ax.axis("off")
     for ax in axes[-1]:
@@ -270,15 +267,93 @@ def plot_unit_maps(
             where, acts = seen[name][best]
             row[1 + 2 * i].imshow((where == target).numpy(), cmap="gray", vmin=0, vmax=1)
             _bare(row[1 + 2 * i])
-            response = acts[unit].abs().float().numpy()
-            # A few pixels at the border can be far above all others.
-            row[2 + 2 * i].imshow(response, cmap=RESPONSE, vmin=0, vmax=np.quantile(response, 0.99))
-            _bare(row[2 + 2 * i])
+            _map(row[2 + 2 * i], acts[unit])
         row[0].set_ylabel(f"unit {unit}\n{near:.2f}–{far:.2f} m", fontsize=8)
     axes[0][0].set_title("RGB", fontsize=9)
     for i, name in enumerate(names):
         axes[0][1 + 2 * i].set_title(f"{name}: predicted\ndepth in its bin", fontsize=8)
         axes[0][2 + 2 * i].set_title(f"{name}:\n|response| of the unit", fontsize=8)
+    return fig
+
+
+def plot_unit_pairs(
+    models: Mapping[str, nn.Module],
+    dissections: Mapping[str, Dissection],
+    *,
+    items: Sequence[Mapping],
+    layer: str,
+    units: Sequence[int],
+) -> Figure:
+    """The same units of several networks beside each other (figure 4 of the paper).
+
+    A row a unit: of the items the image with most pixels at the depth of the unit's assigned bin,
+    these pixels, and in each network the unit's mean response to each depth bin and its feature
+    map (each on its own scale, brightest at its 99th percentile).
+    """
+    shape = items[0]["image"].shape[1:]
+    names = list(models)
+    fig, axes = _grid(len(units), 2 + 2 * len(names), 11, shape[0] / shape[1])
+    first = dissections[names[0]]
+    bins, targets = first.bins[layer], assigned_bins(*first.response[layer].shape)
+    inside = [bins.discretize(item["depth"])[0] for item in items]
+    parts = {n: (d.response[layer], d.counts[layer]) for n, d in dissections.items()}
+    for row, unit in zip(axes, units, strict=True):
+        target = targets[unit].item()
+        best = int(np.argmax([(index == target).sum() for index in inside]))
+        show_image(row[0], items[best]["image"])
+        near, far = bins.edges[target].item(), bins.edges[target + 1].item()
+        row[0].set_ylabel(f"unit {unit}\n{near:.2f}–{far:.2f} m", fontsize=8)
+        row[1].imshow((inside[best] == target).numpy(), cmap="gray", vmin=0, vmax=1)
+        _bare(row[1])
+        for i, (name, model) in enumerate(models.items()):
+            bars, picture = row[2 + 2 * i : 4 + 2 * i]
+            with tap(model, [layer]) as acts:
+                predict(model, items[best])
+            _bars(bars, parts[name][0][unit], parts[name][1], target)
+            _map(picture, acts[layer][0, unit].cpu())
+            selectivity = dissections[name].selectivity[layer][unit]
+            answers = bool(parts[name][0][unit].any())
+            words = f"DS {selectivity:.2f}" if answers else "no response at all"
+            bars.set_title(f"{name} · {words}", fontsize=8, pad=2)
+            bars.set_xticks([])
+    for bars in axes[-1][2::2]:
+        _metres(bars, bins, few=True)
+    axes[0][0].set_title("RGB", fontsize=8)
+    axes[0][1].set_title("true depth in its bin", fontsize=8)
+    for i, name in enumerate(names):
+        axes[0][3 + 2 * i].set_title(f"{name}: |response|", fontsize=8)
+    fig.suptitle(
+        f"{layer}: mean response per depth bin (the assigned bin in orange) and feature map\n"
+        f"{_provenance(first)}",
+        fontsize=9,
+    )
+    return fig
+
+
+def plot_tuning(dissections: Mapping[str, Dissection], layer: str) -> Figure:
+    """Which depth each unit of a layer answers to: a row of pixels a unit, a column a depth bin.
+
+    Colour: |mean response| as a part of the unit's largest. Units that follow their assignment lie
+    on the diagonal (dashed); grey: units without any response, and bins without pixels.
+    """
+    fig, axes = _grid(1, len(dissections), 3.1 * len(dissections) + 0.6, 1.0, sharey=True)
+    colours = plt.get_cmap(RESPONSE).with_extremes(bad="0.75")
+    for ax, (name, seen) in zip(axes[0], dissections.items(), strict=True):
+        response, counts = seen.response[layer].abs(), seen.counts[layer]
+        largest = response.amax(1, keepdim=True)
+        values = torch.where((counts > 0) & (largest > 0), response / largest, torch.nan)
+        shown = ax.imshow(
+            values.numpy(), cmap=colours, vmin=0, vmax=1, aspect="auto", interpolation="nearest"
+        )
+        target = assigned_bins(*response.shape)
+        ax.plot(target, range(len(target)), color="white", lw=1, ls=(0, (2, 4)))
+        ax.set_title(f"{name} · mean DS {seen.mean(layer):.3f}", fontsize=9)
+        _metres(ax, seen.bins[layer], few=True)
+        ax.yaxis.set_major_locator(MaxNLocator(5, integer=True))
+    axes[0][0].set_ylabel(f"unit of {layer}")
+    fig.colorbar(shown, ax=axes[0].tolist(), label="|response| ÷ the unit's largest", pad=0.01)
+    seen = dict.fromkeys(_provenance(d) for d in dissections.values())
+    fig.suptitle(" · ".join(seen), fontsize=9)
     return fig
 
 
@@ -495,6 +570,441 @@ def plot_tradeoff(table: pd.DataFrame) -> Figure:
     return fig
 
 
+def plot_published(table: pd.DataFrame, metrics: Mapping[str, str]) -> Figure:
+    """What the loss does to networks: published (hollow) beside measured (filled, with its range).
+
+    A row a network and layers, a panel a metric.
+
+    Args:
+        table: rows of ``paper.comparison``, of one table or more.
+        metrics: metric → its name in words.
+
+    Raises:
+        ValueError: the table holds none of these metrics.
+    """
+    table = table[table["metric"].isin(list(metrics)) & table["method"].isin(list(_METHODS))]
+    if not len(table):
+        raise ValueError(f"The table holds none of {', '.join(metrics)}.")
+    # A published number stands in a row of its own, above the runs that measured the same.
+    own = ["model", "layers", "dataset"]
+    published = table.dropna(subset="published").drop_duplicates([*own, "method", "metric"])
+    published = published.assign(value=published["published"], group="", size="published")
+    measured = table.dropna(subset="mean").rename(columns={"mean": "value"})
+    points = pd.concat([frame for frame in (published, measured) if len(frame)])
+    row = [*own, "group", "size"]
+    points[row] = points[row].fillna("")
+    ranks = {model: rank for rank, model in enumerate(points["model"].unique())}
+    rows = sorted(points.groupby(row, sort=False).groups, key=lambda names: ranks[names[0]])
+    fig, axes = plt.subplots(
+        1,
+        len(metrics),
+        figsize=(9, 0.42 * len(rows) + 1.5),
+        squeeze=False,
+        sharey=True,
+        layout="constrained",
+    )
+    keys = {}
+    for ax, (metric, words) in zip(axes[0], metrics.items(), strict=True):
+        for y, names in enumerate(rows):
+            part = points[(points[row] == names).all(axis=1) & (points["metric"] == metric)]
+            for point in part.itertuples():
+                colour, look, _, name = _METHODS[point.method]
+                at = y + 0.2 * (["baseline", "reg", "assign"].index(point.method) - 1)
+                hollow = point.size == "published"
+                if not hollow:
+                    ax.hlines(at, point.low, point.high, color=colour, lw=2, alpha=0.6)
+                style = {"marker": look[0], "mfc": "white" if hollow else colour, "mec": colour}
+                ax.plot(point.value, at, ls="", ms=5, mew=1.3, **style)
+                keys.setdefault(name, _key(name, **style | {"mfc": colour}, ls=""))
+        if "selectivity" in metric:
+            ax.axvline(1 / 3, color=_GREY, lw=1, ls="--", zorder=0)
+            keys["units with random responses"] = _key("units with random responses", ls="--")
+        ax.set_xlabel(words, fontsize=9)
+        ax.tick_params(labelsize=8)
+        ax.grid(axis="y", color="0.93", lw=0.8)
+        ax.set_axisbelow(True)
+        sns.despine(ax=ax, left=True)
+    labels = [" · ".join(filter(None, (m, la, d, size))) for m, la, d, _, size in rows]
+    axes[0, 0].set_yticks(range(len(rows)), labels, fontsize=8)
+    axes[0, 0].set_ylim(len(rows) - 0.5, -0.5)
+    fig.legend(
+        handles=keys.values(),
+        loc="outside upper left",
+        ncols=2,
+        fontsize=8.5,
+        frameon=False,
+        title="Hollow: published. Filled: measured, mean over seeds; bars: smallest to largest.",
+        title_fontsize=8.5,
+        alignment="left",
+    )
+    return fig
+
+
+# ------------------------------------------------------------------ interventions
+
+_METRICS = {"d1": "δ1", "d2": "δ2", "d3": "δ3", "rms": "RMS", "rel": "REL", "rms_log": "RMS log"}
+_CONTROLS = {  # what units are corrected by
+    "none": "before",
+    "truth": "ground\ntruth",
+    "shuffled": "that of\nanother\nimage",
+    "wrong_bin": "truth,\nbins\nswapped",
+    "predicted": "own\nprediction",
+    "fixed_point": "repeated\nto a fixed\npoint",
+}
+
+
+def plot_ablation(
+    curves: AblationCurve | Mapping[str, AblationCurve], metric: str = "d1", *, columns: int = 2
+) -> Figure:
+    """What removing units one after another costs (figure 2 of the paper).
+
+    The relative change of a metric for the worse, in percent, with the most selective units first,
+    with the least selective first, and the mean and range of the random orders.
+
+    Args:
+        curves: one, or name → curve: a panel each, on one scale.
+        columns: panels side by side.
+    """
+    if isinstance(curves, AblationCurve):
+        curves = {curves.about["model"]: curves}
+    columns = min(columns, len(curves))
+    rows = -(-len(curves) // columns)
+    fig, axes = plt.subplots(
+        rows,
+        columns,
+        figsize=(8 if columns == 1 else 10, 0.8 + 3.2 * rows - 0.4 * rows * (columns > 2)),
+        squeeze=False,
+        sharey=True,
+        layout="constrained",
+    )
+    words = {"most": "most selective first", "least": "least selective first"}
+    change = "increase" if metric in ERRORS else "drop"
+    keys = {}
+    for ax, (name, curve) in zip(axes.flat, curves.items(), strict=False):
+        drop = 100 * curve.relative_drop(metric)
+        orders = {order for order, _ in curve.curves}
+        if "random" in orders:
+            random = drop["random"]
+            style = {"color": "0.45", "zorder": 1}
+            ax.fill_between(
+                drop.index, random.min(axis=1), random.max(axis=1), lw=0, alpha=0.25, **style
+            )
+            label = f"random order: mean and range of {random.shape[1]}"
+            ax.plot(drop.index, random.mean(axis=1), ls="--", lw=1.4, label=label, **style)
+        for order, colour in zip(words, (PALETTE[3], PALETTE[0]), strict=True):
+            if order in orders:
+                ax.plot(drop.index, drop[order, 0], color=colour, lw=2, label=words[order])
+        ax.set(xlabel="removed units", xlim=drop.index[[0, -1]])
+        ax.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+        ax.tick_params(labelsize=8)
+        ax.axhline(0, color="0.8", lw=0.8, zorder=0)
+        title = name
+        if {"most", "least"} <= orders and len(drop) > 1:
+            area = curve.area(metric)
+            title += (
+                f"\narea between the curves {100 * area.area:.1f} % "
+                f"[{100 * area.low:.1f}, {100 * area.high:.1f}]"
+            )
+            if "random" in orders:
+                band = f"[{100 * area.band_low:.1f}, {100 * area.band_high:.1f}]"
+                title += f"\nrandom orders {band}"
+        ax.set_title(title, fontsize=9 if columns < 3 else 8)
+        keys |= {line.get_label(): line for line in ax.lines if line.get_label()[0] != "_"}
+        sns.despine(ax=ax)
+    for ax in axes.flat[len(curves) :]:
+        ax.remove()
+    for ax in axes[:, 0]:
+        ax.set_ylabel(f"relative {change} of {_METRICS.get(metric, metric)} [%]")
+    fig.legend(keys.values(), keys.keys(), loc="outside lower center", ncols=3, frameon=False)
+    layers = {" + ".join(curve.about["layers"]) for curve in curves.values()}
+    units = f"units of {layers.pop()}" if len(layers) == 1 else "units"
+    about = dict.fromkeys(
+        f"{units} set to {curve.about['removed']} · {curve.about['dataset']}, "
+        f"{curve.about['images']} images, protocol {curve.protocol}"
+        for curve in curves.values()
+    )
+    fig.suptitle("; ".join(about) + " · intervals 95 %", fontsize=9)
+    return fig
+
+
+def plot_correction(effects: pd.DataFrame | Mapping[str, pd.DataFrame]) -> Figure:
+    """What correction does (table 3 of the paper): δ1 and RMS by dose, and beside its controls.
+
+    Args:
+        effects: what :func:`~mde_utils.interventions.correction_effects` returns, or name of the
+            network → that.
+
+    Raises:
+        ValueError: networks that were measured under different protocols.
+    """
+    if isinstance(effects, pd.DataFrame):
+        effects = {effects.attrs["model"]: effects}
+    if len({frame.attrs["protocol"] for frame in effects.values()}) > 1:
+        raise ValueError("The networks were measured under different protocols.")
+    fig, axes = plt.subplots(
+        2, 2, figsize=(10, 6), layout="constrained", gridspec_kw={"width_ratios": [1, 2]}
+    )
+    frame = pd.concat([f.assign(network=name) for name, f in effects.items()], ignore_index=True)
+    full = frame[(frame["blend"] == 1) | (frame["control"] == "none")]
+    shown = [control for control in _CONTROLS if control in set(full["control"])]
+    palette = dict(zip(effects, cycle(_RUNS), strict=False))
+    for (dose, bars), (metric, label) in zip(
+        axes, {"d1": "δ1", "rms": "RMS [m]"}.items(), strict=True
+    ):
+        for name, colour in palette.items():
+            own = frame[frame["network"] == name]
+            before = own.loc[own["control"] == "none", metric].item()
+            truth = own[own["control"] == "truth"].sort_values("blend")
+            dose.plot(truth["blend"], truth[metric], "o-", ms=4, color=colour)
+            for ax in (dose, bars):
+                ax.axhline(before, color=colour, ls=":", lw=1.2, zorder=3)
+        sns.barplot(
+            full, x="control", y=metric, hue="network", order=shown, palette=palette, ax=bars,
+            legend=metric == "d1",
+        )  # fmt: skip
+        for container in bars.containers:
+            bars.bar_label(container, fmt="%.3f", fontsize=7 if len(effects) < 3 else 5, padding=1)
+        bars.set_xticks(range(len(shown)), [_CONTROLS[c] for c in shown], fontsize=8)
+        bars.set(xlabel=None, ylabel=label)
+        bars.margins(y=0.12)
+        dose.set(xlabel="share replaced (blend)", ylabel=label)
+        for ax in (dose, bars):
+            sns.despine(ax=ax)
+    axes[0, 0].set_title("corrected by the ground truth", fontsize=9)
+    axes[0, 1].set_title("corrected by", fontsize=9)
+    sns.move_legend(
+        axes[0, 1], "lower right", bbox_to_anchor=(1, 1), ncols=3, title=None, frameon=False,
+        fontsize=8,
+    )  # fmt: skip
+    about = dict.fromkeys(
+        f"units of {' + '.join(f.attrs['layers'])} · {f.attrs['dataset']}, {f.attrs['images']} "
+        f"images, protocol {f.attrs['protocol']}"
+        for f in effects.values()
+    )
+    fig.suptitle("Correction: " + "; ".join(about) + " · dotted: before", fontsize=9)
+    return fig
+
+
+def plot_corrected(image: Tensor, before: Tensor, after: Tensor, truth: Tensor) -> Figure:
+    """One image corrected (figure 7 of the paper), and where the errors were and are.
+
+    Args:
+        image: (3, H, W) RGB in [0, 1].
+        before, after: (1, h, w) predictions in metres.
+        truth: (1, H, W) metres, 0 = no measurement.
+    """
+    fig, axes = _grid(2, 4, 11, image.shape[1] / image.shape[2])
+    measured = truth > 0
+    upsampled = [
+        nn.functional.interpolate(
+            pred[None].cpu().float(), truth.shape[-2:], mode="bilinear", align_corners=False
+        )[0]
+        for pred in (before, after)
+    ]
+    errors = [torch.where(measured, (pred - truth).abs(), torch.nan) for pred in upsampled]
+    farthest = max(truth.max().item(), *(pred.quantile(0.99).item() for pred in upsampled))
+    worst = max(error.nanquantile(0.98).item() for error in errors)
+    show_image(axes[0, 0], image)
+    for ax, depth in zip(axes[0, 1:], (before, after, truth), strict=True):
+        shown = show_depth(ax, depth, vmax=farthest)
+    for ax, title in zip(axes[0], ("RGB", "prediction", "corrected", "ground truth"), strict=True):
+        ax.set_title(title, fontsize=10)
+    for ax, pred, error in zip(axes[1, 1:3], upsampled, errors, strict=True):
+        drawn = ax.imshow(error[0].numpy(), cmap=ERROR, vmin=0, vmax=worst)
+        _bare(ax)
+        found = compute_metrics(pred[measured].clamp(min=MIN_DEPTH), truth[measured])
+        ax.set_xlabel(f"δ1 {found['d1']:.3f} · RMS {found['rms']:.2f} m", fontsize=9)
+    axes[1, 1].set_ylabel("|error|")
+    for ax in (axes[1, 0], axes[1, 3]):
+        ax.axis("off")
+    fig.colorbar(shown, ax=axes[0].tolist(), label="depth [m]", pad=0.01)
+    fig.colorbar(drawn, ax=axes[1].tolist(), label="|error| [m]", pad=0.01, extend="max")
+    return fig
+
+
+# ------------------------------------------------------------------ attacks
+
+
+def plot_attack(
+    model: nn.Module,
+    batch: Mapping,
+    trace: ErrorTrace,
+    *,
+    attacked: Tensor,
+    index: int = 0,
+    layer: str | None = None,
+    unit: int | None = None,
+) -> Figure:
+    """One attacked image, its errors and a unit behind them (figure 8 of the paper).
+
+    Above the clean image, below the attacked one: image; ground truth and (below, amplified about
+    grey) perturbation; predicted depth; errors; the pixels whose *predicted* depth lies in the
+    unit's bin; the unit's feature map, on one scale for both.
+
+    Args:
+        batch, attacked: the images that ``trace`` is of.
+        index: which of them.
+        layer, unit: which unit; None = the most blamed (of the layer).
+
+    Raises:
+        ValueError: the trace is of other images, an unknown layer, a unit without its layer.
+    """
+    if len(trace.clean) != len(batch["image"]) or attacked.shape != batch["image"].shape:
+        raise ValueError(
+            f"The trace is of {len(trace.clean)} images, the batch holds {len(batch['image'])}, "
+            f"attacked are {len(attacked)}: give the batch that was traced, and its attack."
+        )
+    if unit is not None and layer is None:
+        raise ValueError(f"Unit {unit} of which layer? Give layer=, one of {trace.layers}.")
+    units = trace.units
+    if layer is not None:
+        units = units[units.layer == trace._known(layer)]
+    if unit is not None:
+        units = units[units.unit == unit]
+    if units.empty:
+        raise ValueError(f"Layer {layer!r} has no unit {unit}.")
+    chosen = units.iloc[0]
+    layer, unit = chosen["layer"], int(chosen["unit"])
+    bins, target = trace.bins[layer], trace.target[index]
+    names = getattr(model, "input_names", ())
+    item = {k: batch[k][index] for k in ("image", *names)}
+    images = {"clean": item["image"], "attacked": attacked[index]}
+    maps = {}
+    for name, image in images.items():
+        with tap(model, [layer]) as acts:
+            predict(model, {**item, "image": image})
+        maps[name] = acts[layer][0, unit].abs().float().cpu().numpy()
+    # A unit that is silent in both stays dark, on a scale that can be read.
+    brightest = np.quantile(np.stack(list(maps.values())), 0.99) or 1.0
+    preds = {"clean": trace.clean[index], "attacked": trace.attacked[index]}
+    farthest = max(x.max().item() for x in (target, *preds.values()))
+
+    shape = item["image"].shape[1:]
+    fig, axes = _grid(2, 6, 12, shape[0] / shape[1])
+    fig.set_figheight(fig.get_figheight() + 0.6)  # for captions
+    for row, (name, pred) in zip(axes, preds.items(), strict=True):
+        show_image(row[0], images[name])
+        row[0].set_ylabel(name)
+        depth = show_depth(row[2], pred, vmax=farthest)
+        wrong = error_mask(pred, target, threshold=trace.threshold)
+        measured = target > 0
+        _mask(row[3], wrong, measured)
+        share = (wrong.sum() / measured.sum()).item()
+        row[3].set_xlabel(f"{share:.0%} of the pixels", fontsize=8)
+        inside = bins.discretize(pred.clamp(min=MIN_DEPTH)) == chosen["bin"]
+        _mask(row[4], inside, torch.ones_like(inside))
+        bad = (wrong & inside).sum() / inside.sum() if inside.any() else 0.0
+        row[4].set_xlabel(
+            f"{inside.float().mean():.0%} of the pixels,\n{bad:.0%} of them wrong", fontsize=8
+        )
+        answer = row[5].imshow(maps[name], cmap=RESPONSE, vmin=0, vmax=brightest)
+        _bare(row[5])
+    show_depth(axes[0][1], target, vmax=farthest)
+    change = (images["attacked"] - images["clean"]).cpu()
+    gain = 0.5 / max(change.abs().max().item(), 1e-12)
+    show_image(axes[1][1], 0.5 + gain * change)
+    axes[1][1].set_xlabel(f"perturbation × {gain:.0f}\n(at most {0.5 / gain:.3f})", fontsize=8)
+    axes[0][1].set_xlabel("ground truth", fontsize=8)
+    titles = {
+        0: "RGB",
+        2: "predicted depth",
+        3: f"error: ratio ≥ {trace.threshold:g}",
+        4: f"predicted depth in\n{chosen['from_m']:.2f}–{chosen['to_m']:.2f} m",
+        5: f"{layer}, unit {unit}:\n|response|",
+    }
+    for column, title in titles.items():
+        axes[0][column].set_title(title, fontsize=9)
+    for shown, label in ((depth, "depth [m]"), (answer, "|response|")):
+        fig.colorbar(shown, ax=axes.ravel().tolist(), label=label, pad=0.01, aspect=30)
+    return fig
+
+
+def plot_transport(trace: ErrorTrace, layer: str | None = None) -> Figure:
+    """Where depth goes: pixels by bin of the ground truth and of the prediction.
+
+    Clean beside attacked. Counts on a logarithmic scale; pairs without a pixel stay white. Right
+    predictions lie near the diagonal. Depth beyond the last edge is drawn, where there is any, in a
+    last row or column.
+
+    Args:
+        layer: whose bins; None = those of the layer with most.
+    """
+    layer = trace._known(layer or max(trace.layers, key=lambda name: len(trace.bins[name])))
+    bins = trace.bins[layer]
+    tables = {name: trace.transport[name][layer].numpy() for name in ("clean", "attacked")}
+    n = len(bins)
+    beyond = any(t[n].any() or t[:, n].any() for t in tables.values())
+    end = n + beyond
+    most = max(t.max() for t in tables.values())
+    fig, axes = _grid(1, 2, 10, 0.95, sharex=True, sharey=True)
+    for ax, (name, table) in zip(axes[0], tables.items(), strict=True):
+        shown = ax.imshow(
+            np.ma.masked_equal(table[:end, :end], 0),
+            cmap=ERROR,
+            norm=LogNorm(1, max(most, 2)),
+            origin="lower",
+            interpolation="nearest",
+        )
+        ax.axline((0, 0), slope=1, color="0.4", lw=0.8, ls=":")
+        _metres(ax, bins)
+        ticks, labels = list(ax.get_xticks()), [t.get_text() for t in ax.get_xticklabels()]
+        if beyond:
+            ticks, labels = [*ticks[:-1], n], [*labels[:-1], f">{bins.edges[-1]:g}"]
+            ax.set_xticks(ticks, labels)
+        ax.set_yticks(ticks, labels)
+        ax.set(xlim=(-0.5, end - 0.5), ylim=(-0.5, end - 0.5), xlabel="predicted depth [m]")
+        ax.set_title(f"{name}: δ {trace.d1[name]:.3f} (ratio < {trace.threshold:g})", fontsize=10)
+    axes[0][0].set_ylabel("true depth [m]")
+    fig.colorbar(shown, ax=axes.ravel().tolist(), label="pixels", pad=0.01)
+    fig.suptitle(f"{len(trace.clean)} images · the {n} depth bins of {layer}", fontsize=9)
+    return fig
+
+
+def plot_blame(trace: ErrorTrace, num_units: int = 10) -> Figure:
+    """The most blamed units, and what setting back each alone does to the errors of the attack.
+
+    Left the blame, of its two parts; right the shares of the attacked errors that are repaired and,
+    to the left of 0, newly caused. A unit that was not set back has no bar there.
+    """
+    units = trace.units.head(num_units).iloc[::-1]
+    labels = [
+        f"{u.layer}, unit {u.unit}: {u.from_m:.2f}–{u.to_m:.2f} m" for u in units.itertuples()
+    ]
+    places = np.arange(len(units))
+    fig, (left, right) = plt.subplots(
+        1, 2, figsize=(9, 1.4 + 0.36 * len(units)), layout="constrained", sharey=True
+    )
+    parts = {
+        "excess": ("too much where its depth is predicted", PALETTE[3]),
+        "lack": ("too little where its depth is true", PALETTE[9]),
+    }
+    for (part, (words, colour)), shift in zip(parts.items(), (0.2, -0.2), strict=True):
+        left.barh(places + shift, units[part], 0.38, color=colour, label=words)
+    left.plot(units["blame"], places, "k|", ms=13, mew=2, label="sum: blame")
+    left.set_yticks(places, labels)
+    left.set_xlabel("change of response per error\n[mean of the layer's strongest responses]")
+    values = {"clean": PALETTE[0], "corrected": PALETTE[2]}
+    for (value, colour), shift in zip(values.items(), (0.2, -0.2), strict=True):
+        repaired, caused = (100 * units[f"{k}_{value}"] for k in ("repaired", "caused"))
+        words = {"clean": "its clean response", "corrected": "its mean response to the truth"}
+        right.barh(places + shift, repaired, 0.38, color=colour, label=words[value])
+        right.barh(places + shift, -caused, 0.38, color=colour, alpha=0.35)
+    right.set_xlabel("errors repaired [%]; pale: newly caused")
+    for ax, title in ((left, "blame"), (right, "set back alone to")):
+        ax.axvline(0, color="0.3", lw=0.8)
+        ax.legend(
+            title=title,
+            title_fontsize=9,
+            alignment="left",
+            frameon=False,
+            fontsize=8,
+            loc="lower left",
+            bbox_to_anchor=(0, 1),
+        )
+        sns.despine(ax=ax)
+    return fig
+
+
 # ------------------------------------------------------------------ helpers
 
 
@@ -512,6 +1022,34 @@ def _bare(ax: Axes) -> None:
     ax.set_yticks([])
     for spine in ax.spines.values():
         spine.set_visible(False)
+
+
+def _bars(ax: Axes, response: Tensor, counts: Tensor, target: int) -> None:
+    """One unit's mean response (N_b,) by depth bin; its assigned bin in colour."""
+    index = np.arange(len(response))
+    colours = [PALETTE[3] if i == target else "0.45" for i in index]
+    ax.bar(index, np.where(counts > 0, response, np.nan), width=1.0, color=colours)
+    ax.axhline(0, color="0.8", lw=0.6, zorder=0)
+    ax.set_yticks([])
+    ax.margins(x=0)
+    sns.despine(ax=ax, left=True)
+
+
+def _map(ax: Axes, activation: Tensor) -> None:
+    """One unit's |activation| (h, w), on its own scale."""
+    values = activation.abs().float().numpy()
+    # A few pixels at the border can be far above all others; but a few may be all there is.
+    top = np.quantile(values, 0.99) or values.max()
+    ax.imshow(values, cmap=RESPONSE, vmin=0, vmax=top)
+    _bare(ax)
+
+
+def _mask(ax: Axes, where: Tensor, measured: Tensor) -> None:
+    """(1, h, w) white where true, black where false, grey where it cannot be told."""
+    shown = torch.where(measured, where.float(), 0.5).squeeze(0).cpu().numpy()
+    ax.imshow(shown, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+    _bare(ax)
+    ax.spines[:].set(visible=True, color=_GREY, linewidth=0.8)  # white ends where the page begins
 
 
 def _metres(ax: Axes, bins: DepthBins, few: bool = False) -> None:

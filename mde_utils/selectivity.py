@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
 
 import torch
@@ -32,6 +32,8 @@ EPS = 1e-15  # the paper's epsilon in the divisors
 
 # Bounds the (images, bins, cells) table of one product, in elements: 64 MiB of float32.
 _TABLE = 2**24
+# Pixels whose activations are added up in float32 before the sum goes on in float64.
+_RUN = 256
 
 
 def check_definition(definition: str) -> str:
@@ -68,10 +70,10 @@ def pool_by_bin(activation: Tensor, bins: Tensor, num_bins: int) -> tuple[Tensor
         raise ValueError(
             f"Bins must lie in -1 … {num_bins - 1} (num_bins={num_bins}); got {low} … {high}."
         )
-    bins = bins.masked_fill(bins < 0, num_bins)  # one more row takes what is in no bin
+    bins = bins + 1  # row 0 takes what is in no bin
     (sums,) = _pool([activation], bins, num_bins + 1)
     counts = torch.bincount(bins.flatten(), minlength=num_bins + 1).double()
-    return sums[:, :num_bins], counts[:num_bins]
+    return sums[:, 1:], counts[1:]
 
 
 def pool_layers(
@@ -93,36 +95,46 @@ def pool_layers(
     """
     if not acts:
         raise ValueError("No activations to pool: tap at least one layer.")
-    edges = torch.cat([bins[layer].edges for layer in acts]).unique()
+    of = {layer: tuple(bins[layer].edges.tolist()) for layer in acts}
+    edges = _union(of.values())  # the finest intervals that any layer tells apart
     _bin_maps(next(iter(acts.values())), depth)
-    every = DepthBins(edges).locate(depth)[:, 0]  # the finest intervals that any layer tells apart
-    counts = torch.bincount(every.flatten() + 1, minlength=len(edges) + 1)[1:].double()
+    every = DepthBins(torch.tensor(edges, dtype=torch.float64)).locate(depth)[:, 0] + 1
+    counts = torch.bincount(every.flatten(), minlength=len(edges) + 1)[1:].double()
     by_size = defaultdict(list)
     for layer, activation in acts.items():
         by_size[activation.shape[-2:]].append(layer)
 
     result = {}
     for layers in by_size.values():
-        here = torch.cat([bins[layer].edges for layer in layers]).unique()
-        last = len(here)  # a row that takes what has no measurement
-        coarser = torch.cat([torch.tensor([last]), _contains(here, edges)]).to(depth.device)
-        index = coarser.index_select(0, every.flatten() + 1).view_as(every)
-        sums = _pool([acts[layer] for layer in layers], index, last + 1)
+        here = _union(of[layer] for layer in layers)
+        index = every  # row 0 takes what has no measurement
+        if here != edges:
+            coarser = torch.nn.functional.pad(_contains(here, edges, depth.device)[0] + 1, (1, 0))
+            index = coarser.index_select(0, every.flatten()).view_as(every)
+        sums = _pool([acts[layer] for layer in layers], index, len(here) + 1)
         for layer, part in zip(layers, sums, strict=True):
-            size = bins[layer].num_bins + 1
             of_sums, of_counts = (
-                torch.nn.functional.one_hot(_contains(bins[layer].edges, e), size).to(counts)
-                for e in (here, edges)
+                _contains(of[layer], fine, depth.device)[1] for fine in (here, edges)
             )
-            result[layer] = part[:, :last] @ of_sums, counts @ of_counts
+            result[layer] = part[:, 1:] @ of_sums, counts @ of_counts
     return {layer: result[layer] for layer in acts}
 
 
-def _contains(coarse: Tensor, fine: Tensor) -> Tensor:
+def _union(edges: Iterable[tuple[float, ...]]) -> tuple[float, ...]:
+    return tuple(sorted(set().union(*edges)))
+
+
+@lru_cache(maxsize=256)
+def _contains(
+    coarse: tuple[float, ...], fine: tuple[float, ...], device: torch.device
+) -> tuple[Tensor, Tensor]:
     """The interval of ``coarse`` that holds each interval of ``fine``, of which the last lies
-    beyond the last edge, as does number len(coarse) − 1."""
-    ends = torch.cat([fine[1:], fine.new_tensor([math.inf])])
-    return torch.bucketize(ends, coarse) - 1
+    beyond the last edge, as does number len(coarse) − 1: as an index, and as the matrix (fine,
+    coarse) that adds up columns."""
+    ends = torch.tensor([*fine[1:], math.inf], dtype=torch.float64)
+    index = torch.bucketize(ends, torch.tensor(coarse, dtype=torch.float64)) - 1
+    table = torch.nn.functional.one_hot(index, len(coarse)).double()
+    return index.to(device), table.to(device)
 
 
 def _bin_maps(activation: Tensor, bins: Tensor) -> Tensor:
@@ -141,6 +153,9 @@ def _bin_maps(activation: Tensor, bins: Tensor) -> Tensor:
 def _pool(activations: list[Tensor], bins: Tensor, num_bins: int) -> list[Tensor]:
     """Sums (K, num_bins) of activations of one resolution; every bin in 0 … num_bins − 1."""
     h, w = activations[0].shape[-2:]
+    if bins.shape[1:] == (h, w):  # U is the identity
+        sorted_bins = _sort(bins.flatten(), num_bins)
+        return [_SumByBin.apply(a.float(), bins, *sorted_bins).mT for a in activations]
     step = max(1, _TABLE // (num_bins * (h + 1) * (w + 1)))  # images at a time
     sums: list = [0] * len(activations)
     # Under autocast the products would run in half precision.
@@ -148,16 +163,11 @@ def _pool(activations: list[Tensor], bins: Tensor, num_bins: int) -> list[Tensor
         for some, *parts in zip(
             bins.split(step), *(a.split(step) for a in activations), strict=True
         ):
-            same = some.shape[1:] == (h, w)  # U is the identity
-            table = _one_hot(some, num_bins) if same else _bin_table(some, num_bins, h, w)
+            table = _bin_table(some, num_bins, h, w)
             for k, part in enumerate(parts):
                 part = part.float()
                 # A gradient of another memory format than the activation's would slow down the
                 # rest of the backward pass.
-                if same:  # all images in one product
-                    product = table.mT @ part.permute(0, 2, 3, 1).flatten(0, 2)
-                    sums[k] = sums[k] + product.mT.double()
-                    continue
                 if part.stride(1) == 1:  # channels last
                     products = (table @ part.permute(0, 2, 3, 1).flatten(1, 2)).mT
                 else:
@@ -166,11 +176,41 @@ def _pool(activations: list[Tensor], bins: Tensor, num_bins: int) -> list[Tensor
     return sums
 
 
-@torch.no_grad()
-def _one_hot(bins: Tensor, num_bins: int) -> Tensor:
-    """(pixels of all images, num_bins): 1 where the pixel lies in the bin."""
-    table = torch.zeros(bins.numel(), num_bins, device=bins.device)
-    return table.scatter_(1, bins.reshape(-1, 1), 1.0)
+def _sort(bins: Tensor, num_bins: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Pixels (P,) in the order of their bins, where each bag of them begins, and the bags of each
+    bin as a matrix (num_bins, bags): a bag has at most :data:`_RUN` pixels of one bin, or none."""
+    # Few bits are sorted faster.
+    order = bins.to(torch.uint8 if num_bins <= 256 else torch.int32).sort(stable=True).indices
+    sizes = torch.bincount(bins, minlength=num_bins)
+    ends = sizes.cumsum(0)
+    runs = torch.arange(0, len(bins), _RUN, device=bins.device)
+    bags = torch.cat([ends - sizes, runs]).sort().values
+    owner = torch.searchsorted(ends, bags, right=True).clamp(max=num_bins - 1)
+    return order, bags, torch.nn.functional.one_hot(owner, num_bins).double().mT
+
+
+class _SumByBin(torch.autograd.Function):
+    """Sums (num_bins, K) float64 of an activation (B, K, h, w) over the pixels of each bin.
+
+    What a product with a one-hot table (pixels, num_bins) would give, at a fraction of its cost:
+    the pixels of a bin are added up in float32, a bag at a time, and the bags in float64; and the
+    gradient of a pixel is that of its bin.
+    """
+
+    @staticmethod
+    def forward(ctx, activation, bins, order, bags, of_bin) -> Tensor:
+        ctx.save_for_backward(bins)
+        ctx.last = activation.stride(1) == 1
+        rows = activation.detach().permute(0, 2, 3, 1).flatten(0, 2).contiguous()
+        return of_bin @ torch.nn.functional.embedding_bag(order, rows, bags, mode="sum").double()
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor):
+        (bins,) = ctx.saved_tensors
+        rows = gradient.float().contiguous().index_select(0, bins.flatten())
+        image = rows.unflatten(0, bins.shape).permute(0, 3, 1, 2)
+        # In another memory format than the activation's it would slow down the rest of the pass.
+        return image if ctx.last else image.contiguous(), None, None, None, None
 
 
 @torch.no_grad()
@@ -422,9 +462,8 @@ class SelectivityLoss:
         values = depth_selectivity(response, counts, target, self.definition)
         if self.definition == "reference":
             return values.mean()
-        # NaN of absent units must not reach the gradient, so they are left out, not masked.
-        present = ~values.detach().isnan()
-        return values[present].mean() if present.any() else sums.sum() * 0
+        present = ~values.detach().isnan()  # absent units are left out, and have no gradient
+        return torch.where(present, values, 0).sum() / present.sum().clamp(min=1)
 
     def _carried(self, name: str, sums: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
         """The moving statistics with this batch in them; only the batch's part has a gradient."""

@@ -395,7 +395,8 @@ class _Trainer:
         dtype = amp_dtype(self.device) if config.mixed_precision else None
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=dtype == torch.float16)
         self.parameters = [p for p in self.bare.parameters() if p.requires_grad]
-        self.optimiser = torch.optim.AdamW(
+        kind = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}[config.optimizer]
+        self.optimiser = kind(
             self.parameters, lr=config.learning_rate, weight_decay=config.weight_decay
         )
         self.model = self.bare

@@ -92,6 +92,7 @@ def test_values_of_another_kind_are_refused(field):
         ({"method": "asign"}, "Unknown method 'asign'. Known: assign, reg"),
         ({"definition": "x"}, "Unknown definition 'x'. Known: paper, reference"),
         ({"depth_loss": "x"}, "Unknown depth_loss 'x'. Known: balanced"),
+        ({"optimizer": "sgd"}, "Unknown optimizer 'sgd'. Known: adamw, adam"),
         ({"schedule": "x"}, "Unknown schedule 'x'. Known: constant, cosine, step"),
         ({"best_by": "loss"}, "Unknown best_by 'loss'. Known: d1, rms, rel"),
         ({"num_epochs": 0}, "num_epochs must be a whole number from 1 on; got 0"),
@@ -213,6 +214,19 @@ def test_the_papers_steps():
     rates = {1: 1e-3, 20: 1e-3, 21: 1e-4, 40: 1e-4, 41: 1e-5, 60: 1e-5}
     assert {epoch: config.rate(epoch) for epoch in rates} == pytest.approx(rates)
     assert config.num_epochs == 60
+
+
+def test_mffs_recipe():
+    config = TrainConfig.recipe("mff_paper")
+    rates = {1: 1e-4, 5: 1e-4, 6: 1e-5, 10: 1e-5, 11: 1e-6, 20: 1e-7}
+    assert {epoch: config.rate(epoch) for epoch in rates} == pytest.approx(rates)
+    assert (config.optimizer, config.weight_decay, config.batch_size) == ("adam", 1e-4, 8)
+    assert (config.model, config.weights, config.depth_loss) == ("mff_resnet50", "imagenet", "mff")
+    assert config.cfg_layers == ("D", "MFF")
+    assert {config.data_options[split]["augment"] for split in ("train", "val")} == {
+        "mff",
+        "mff_crop",
+    }
 
 
 def test_every_schedule_starts_at_the_learning_rate_and_stays_positive():

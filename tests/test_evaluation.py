@@ -11,9 +11,17 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import ndimage
 from torch import nn
 
-from mde_utils.evaluation import PROTOCOLS, compute_metrics, describe_protocol, evaluate
+from mde_utils.evaluation import (
+    PROTOCOLS,
+    boundary_metrics,
+    compute_metrics,
+    describe_protocol,
+    evaluate,
+    image_metrics,
+)
 
 KEYS = {"d1", "d2", "d3", "d1.02", "d1.05", "d1.10", "rms", "rms_log", "rel", "sq_rel", "log10"}
 
@@ -216,6 +224,206 @@ def test_modes_are_put_back_and_nothing_is_learnt():
     assert failing.training and failing[0].training
 
 
+def test_image_metrics_are_each_images_own():
+    pred = torch.tensor([[2.0, 3.0], [2.0, 4.0], [1.0, 1.0]]).view(3, 1, 1, 2)
+    target = torch.tensor([[2.0, 2.0], [4.0, 0.0], [0.0, math.nan]]).view(3, 1, 1, 2)
+    result = image_metrics(pred, target, cap=10.0)
+    assert result.keys() == KEYS
+    for i, (p, t) in enumerate([([2.0, 3.0], [2.0, 2.0]), ([2.0], [4.0])]):
+        expected = compute_metrics(torch.tensor(p), torch.tensor(t))
+        assert {k: v[i].item() for k, v in result.items()} == pytest.approx(expected)
+    assert all(value[2].isnan() for value in result.values())
+
+
+# ------------------------------------------------------------------ several protocols
+
+
+class Counting(Fixed):
+    def forward(self, image):
+        self.calls = getattr(self, "calls", 0) + 1
+        return super().forward(image)
+
+
+@pytest.mark.parametrize("boundaries", [False, True])
+def test_protocols_side_by_side_take_one_pass(boundaries):
+    class Data(list):
+        fetched = 0
+
+        def __getitem__(self, index):
+            self.fetched += 1
+            return super().__getitem__(index)
+
+    data, model = Data(random_items(7)), Counting(2)
+    options = {"batch_size": 3, "cap": 10.0, "boundaries": boundaries}
+    both = evaluate(model, data, protocol=["mff", "imde"], **options)
+    assert (model.calls, data.fetched) == (3, 7)
+    assert list(both) == ["mff", "imde"]
+    assert both == {name: evaluate(model, data, protocol=name, **options) for name in both}
+    assert both["mff"] != both["imde"]
+
+
+def test_protocols_leave_out_their_own_images():
+    beyond, good = item([[2.0]], [[20.0]]), item([[2.0]], [[1.0]])
+    with pytest.warns(UserWarning, match="1 of 2 images .* protocol imde") as caught:
+        both = evaluate(Fixed(), [beyond, good], protocol=("imde", "mff"), cap=10.0)
+    assert len(caught) == 1
+    assert (both["imde"]["n"], both["mff"]["n"]) == (1, 2)
+
+
+# ------------------------------------------------------------------ boundaries
+
+
+def step(column, *, height=1.0, size=(5, 6)):
+    """(1, 1, h, w): 1 m, and `height` more from `column` on."""
+    depth = torch.ones(size)
+    depth[:, column:] += height
+    return depth[None, None]
+
+
+def boundaries_of(pred, target, **options):
+    return {
+        key.removeprefix("boundary_"): value.tolist()
+        for key, value in boundary_metrics(pred, target, **options).items()
+    }
+
+
+def test_boundaries_by_hand():
+    # Inside, 3 rows and columns 1 to 4. A step of s is 4 s in the two columns beside it.
+    target = step(3).expand(3, -1, -1, -1)
+    shifted, faint, flat = step(4), step(3, height=0.2), step(6)
+    result = boundaries_of(torch.cat([shifted, faint, flat]), target)
+    no = math.nan
+    precision = {0.25: [1 / 2, 1, no], 0.5: [1 / 2, 1, no], 1: [1 / 2, no, no]}
+    recall = {0.25: [1 / 2, 1, 0], 0.5: [1 / 2, 1, 0], 1: [1 / 2, 0, 0]}
+    expected = {f"precision_{t:g}": value for t, value in precision.items()}
+    for name in ("recall", "f1"):
+        expected |= {f"{name}_{t:g}": value for t, value in recall.items()}
+    assert result.keys() == expected.keys()
+    for key, value in expected.items():
+        assert result[key] == pytest.approx(value, nan_ok=True), key
+    # 4 s is not above 4 s.
+    assert math.isnan(boundaries_of(step(3), step(3), thresholds=[4])["f1_4"][0])
+    # All 6 are found, and 3 more.
+    wider = step(3) + step(4) - 1
+    assert boundaries_of(wider, step(3), thresholds=[2]) == {
+        "precision_2": [6 / 9], "recall_2": [1], "f1_2": [12 / 15],
+    }  # fmt: skip
+
+
+def test_what_touches_a_hole_is_no_boundary():
+    target, pred = step(3, size=(7, 6)), step(3, size=(7, 6))
+    pred[..., 5, :] = 9.0  # false steps in rows 4 and 5
+    for hole in (0.0, math.nan):
+        target[..., 4, 2:4] = hole  # takes rows 3 to 5 of all inner columns with it
+        assert set(sum(boundaries_of(pred, target).values(), [])) == {1.0}
+    top = torch.ones_like(target, dtype=torch.bool)
+    top[..., 4:, :] = False
+    whole = step(3, size=(7, 6))
+    assert boundaries_of(pred, whole, valid=top) == boundaries_of(whole, whole, valid=top)
+    assert boundaries_of(pred, whole)["precision_1"][0] < 1
+
+
+maps = st.integers(0, 2**16).map(
+    lambda seed: (
+        torch.randint(4, 80, (2, 2, 1, 7, 9), generator=torch.Generator().manual_seed(seed)) / 8
+    )
+)
+
+
+@settings(max_examples=40, deadline=None)
+@given(maps, st.sampled_from([0.25, 1.0, 8.0, 16.0]), st.sampled_from([0.5, 4.0]))
+def test_boundary_properties(pair, threshold, scale):
+    pred, target = pair
+    keys = [f"{name}_{threshold:g}" for name in ("precision", "recall", "f1")]
+
+    def scores(p, t, threshold=threshold):
+        return np.array(list(boundaries_of(p, t, thresholds=[threshold]).values()))
+
+    values = scores(pred, target)
+    assert list(boundaries_of(pred, target, thresholds=[threshold])) == keys
+    # Another implementation, and the definition by sets.
+    for i in range(2):
+        p, t = (
+            np.hypot(*(ndimage.sobel(x[i, 0].numpy(), a) for a in (0, 1)))[1:-1, 1:-1] > threshold
+            for x in (pred, target)
+        )
+        both = (p & t).sum()
+        with np.errstate(invalid="ignore"):
+            expected = [both / p.sum(), both / t.sum(), 2 * both / (p.sum() + t.sum())]
+        np.testing.assert_allclose(values[:, i], expected)
+    perfect = scores(target, target)
+    assert ((perfect == 1) | np.isnan(perfect)).all()
+    # Metres are the threshold's metres; an offset, a mirror or a transposition change nothing.
+    same = np.testing.assert_array_equal
+    same(scores(pred * scale, target * scale, threshold * scale), values)
+    same(scores(pred + 2, target), values)
+    same(scores(pred.flip(-1), target.flip(-1)), values)
+    same(scores(pred.mT, target.mT), values)
+    same(scores(target, pred), values[[1, 0, 2]])
+
+
+def test_boundaries_are_averaged_where_they_are_defined():
+    def as_item(pred, depth):
+        return item(pred[0, 0], depth[0, 0])
+
+    items = [
+        as_item(step(4), step(3)),  # all are 1/2
+        as_item(step(6), step(3)),  # no boundary predicted: precision is not defined
+        as_item(step(3), step(6)),  # none there: recall is not defined
+        as_item(step(6), step(6)),  # nothing is
+    ]
+    result = evaluate(Fixed(), items, cap=10.0, boundaries=True, batch_size=3)
+    assert result["n"] == 4
+    for threshold in ("0.25", "0.5", "1"):
+        assert result[f"boundary_precision_{threshold}"] == pytest.approx((1 / 2 + 0) / 2)
+        assert result[f"boundary_recall_{threshold}"] == pytest.approx((1 / 2 + 0) / 2)
+        assert result[f"boundary_f1_{threshold}"] == pytest.approx((1 / 2 + 0 + 0) / 3)
+    flat = evaluate(Fixed(), items[3:], cap=10.0, boundaries=True)
+    assert flat["d1"] == 1 and math.isnan(flat["boundary_f1_1"])
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_boundaries_follow_the_protocol(protocol):
+    """At the ground truth's size, after the protocol's upsampling, among its pixels."""
+    x = item(step(4, size=(8, 8))[0, 0], step(9, height=0.6, size=(16, 16))[0, 0])
+    x["depth"][:, :, 13:] = 12.0  # beyond imde's cap
+    aligned = PROTOCOLS[protocol].align_corners
+    pred = F.interpolate(
+        x["image"][None, :1] * 10, (16, 16), mode="bilinear", align_corners=aligned
+    )
+    depth = x["depth"][None].clone()
+    if protocol == "imde":
+        depth[depth > 10] = 0
+    expected = {key: value.item() for key, value in boundary_metrics(pred, depth).items()}
+    result = evaluate(Fixed(), [x], protocol=protocol, cap=10.0, boundaries=True)
+    assert {key: result[key] for key in expected} == expected
+    assert 0 < expected["boundary_f1_1"] < 1
+
+
+@pytest.mark.parametrize(
+    "call, says",
+    [
+        (lambda: boundary_metrics(step(3), step(3)[0]), r"one shape \(b, 1, h, w\)"),
+        (lambda: boundary_metrics(step(1, size=(2, 5)), step(1, size=(2, 5))), "at least 3x3"),
+        (lambda: boundary_metrics(step(3), step(3), thresholds=[0.25, 0]), "positive metres"),
+        (lambda: boundary_metrics(step(3), step(3), thresholds=[]), "positive metres"),
+        (
+            lambda: evaluate(Fixed(), [item([[1.0]], [[1.0]])], cap=9.0, boundaries=True),
+            "at least 3x3",
+        ),
+        (lambda: image_metrics(step(3), step(3)), "'imde' needs cap"),
+        (lambda: evaluate(Fixed(), random_items(1), protocol=[]), "No protocol.*imde, mff"),
+        (
+            lambda: evaluate(Fixed(), random_items(1), protocol=["mff", "imd"], cap=9.0),
+            "Unknown protocol 'imd'",
+        ),
+    ],
+)
+def test_clear_errors_of_protocols_and_boundaries(call, says):
+    with pytest.raises(ValueError, match=says):
+        call()
+
+
 @pytest.mark.parametrize(
     "call, says",
     [
@@ -250,6 +458,7 @@ def test_clear_errors(call, says):
 
 # Images, batch size, protocol: what does not divide, and less than there are processes.
 SPLITS = [(n, size, p) for n, size in ((11, 2), (11, 3), (11, 16), (1, 2)) for p in PROTOCOLS]
+BOTH = (11, 3, tuple(PROTOCOLS))
 
 
 def mixed_items(n):
@@ -283,6 +492,10 @@ def _evaluate_in_one_of_two(rank, address, expected):
         says = [str(w.message) for w in caught if "valid pixel" in str(w.message)]
         assert len(says) == (rank == 0 and split[0] > 1)
         assert all(text.startswith("1 of 11 images") for text in says)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        # As text, for one of them is NaN.
+        assert repr(evaluate_split(BOTH, boundaries=True)) == repr(expected[BOTH])
     if rank == 1:
         with pytest.warns(UserWarning, match="1 of 11 images"):
             assert evaluate_split(SPLITS[0], distributed=False) == expected[SPLITS[0]]
@@ -303,9 +516,14 @@ def test_split_over_processes_to_the_last_bit(tmp_path):
     try:
         with pytest.warns(UserWarning, match="1 of 11 images"):
             expected = {split: evaluate_split(split) for split in SPLITS}
+            both = evaluate_split(BOTH, boundaries=True)
     finally:
         torch.set_num_threads(threads)
     assert [result["n"] for result in expected.values()] == [10] * 6 + [1] * 2
+    for name, result in both.items():
+        assert 0 < result["boundary_f1_0.5"] < 1
+        assert expected[BOTH[:2] + (name,)].items() <= result.items()
+    expected[BOTH] = both
     address = f"file://{tmp_path / 'meet'}"
     torch.multiprocessing.spawn(_evaluate_in_one_of_two, (address, expected), nprocs=2)
 

@@ -38,6 +38,7 @@ LAYERS = (
         "interventions",
         "attacks",
         "evaluation",
+        "paper",
         "plots",
         "widgets",
     },

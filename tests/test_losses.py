@@ -1,4 +1,4 @@
-"""The balanced loss against a plain transcription of its formula, and its mask."""
+"""The losses against plain transcriptions of their formulas, and their mask."""
 
 import math
 
@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mde_utils.losses import balanced_loss, balanced_loss_terms
+from mde_utils.losses import balanced_loss, balanced_loss_terms, mff_loss
 
 
 def depth(*shape, seed=0, dtype=torch.float64):
@@ -187,3 +187,114 @@ def test_wrong_shapes_are_refused(pred, target, says):
 def test_a_target_without_measurements_is_refused():
     with pytest.raises(ValueError, match="no valid pixel"):
         balanced_loss(torch.ones(1, 1, 12, 12), torch.zeros(1, 1, 12, 12))
+
+
+# ---------------------------------------------------------------------------- MFF
+
+
+def mff_formula(p, y):
+    """Hu et al. 2019, section 3.3, pixel by pixel, on one (h, w) pair in metres."""
+    h, w = p.shape
+    kernel = [[-1, 0, 1], [-2, 0, 2], [-1, 0, 1]]
+
+    def gradient(x, i, j):
+        cells = [
+            (a, b, float(x[i + a - 1, j + b - 1]))
+            for a in range(3)
+            for b in range(3)
+            if 0 <= i + a - 1 < h and 0 <= j + b - 1 < w
+        ]
+        dx = sum(kernel[a][b] * value for a, b, value in cells)
+        return dx, sum(kernel[b][a] * value for a, b, value in cells)
+
+    total = 0.0
+    for i in range(h):
+        for j in range(w):
+            (px, py), (yx, yy) = gradient(p, i, j), gradient(y, i, j)
+            cosine = (px * yx + py * yy + 1) / (math.hypot(px, py, 1) * math.hypot(yx, yy, 1))
+            total += math.log(abs(float(p[i, j] - y[i, j])) + 0.5)
+            total += math.log(abs(px - yx) + 0.5) + math.log(abs(py - yy) + 0.5)
+            total += abs(1 - cosine)
+    return total / (h * w)
+
+
+def test_mff_by_hand():
+    """One pixel: padding leaves no gradient, so both normals point at the camera."""
+    one = mff_loss(torch.full((1, 1, 1, 1), 3.0), torch.full((1, 1, 1, 1), 2.0))
+    assert one.item() == pytest.approx(math.log(1.5) + 2 * math.log(0.5))
+    # Two pixels in a row: dx is twice the right one at the left, -2 x the left one at the right.
+    p, y = torch.tensor([[[[1.0, 2.0]]]]), torch.tensor([[[[1.0, 3.0]]]])
+    depth = (math.log(0.5) + math.log(1.5)) / 2
+    dx = (math.log(2 + 0.5) + math.log(0.5)) / 2  # 4 - 6, -2 - -2
+    left = 1 - (4 * 6 + 1) / math.sqrt(17 * 37)
+    expected = depth + dx + math.log(0.5) + left / 2
+    assert mff_loss(p, y).item() == pytest.approx(expected)
+    assert mff_formula(p[0, 0], y[0, 0]) == pytest.approx(expected)
+
+
+def test_mff_equals_the_formula():
+    p, y = depth(2, 1, 7, 9), depth(2, 1, 7, 9, seed=1)
+    expected = (mff_formula(p[0, 0], y[0, 0]) + mff_formula(p[1, 0], y[1, 0])) / 2
+    assert mff_loss(p, y).item() == pytest.approx(expected, rel=1e-9)
+    y[0, 0, 3, 4] = 0
+    unmasked = (mff_formula(p[0, 0], y[0, 0]) + mff_formula(p[1, 0], y[1, 0])) / 2
+    assert mff_loss(p, y, masked=False).item() == pytest.approx(unmasked, rel=1e-9)
+    assert mff_loss(p, y).item() != pytest.approx(unmasked)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 2**31), st.floats(0.01, 3))
+def test_mff_is_least_for_the_perfect_prediction(seed, scale):
+    y = depth(1, 1, 8, 9, seed=seed)
+    least = mff_loss(y, y).item()
+    assert least == pytest.approx(3 * math.log(0.5))
+    assert mff_loss(y + scale * (depth(1, 1, 8, 9, seed=seed + 1) - 5), y).item() > least
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 2**31), st.sampled_from([0.0, -1.0, math.nan, math.inf]))
+def test_mff_nothing_under_the_mask_counts(seed, hole):
+    generator = torch.Generator().manual_seed(seed)
+    invalid = torch.rand((2, 1, 16, 12), generator=generator) < 0.05
+    y = torch.where(invalid, hole, depth(2, 1, 16, 12, seed=seed))
+    p = depth(2, 1, 16, 12, seed=seed + 1)
+    other = torch.where(invalid, math.nan, p).requires_grad_()
+    loss = mff_loss(other, y)
+    assert torch.equal(loss.detach(), mff_loss(p, y)) and loss.isfinite()
+    loss.backward()
+    assert other.grad.isfinite().all() and not other.grad[invalid].any()
+
+
+def test_mff_mask_leaves_what_the_formula_says_of_the_rest():
+    p, y = depth(1, 1, 9, 14), depth(1, 1, 9, 14, seed=1)
+    p[..., 8:], y[..., 8:] = 1.0, 0.0
+    error = (p - y)[..., :8].abs()
+    kernel = torch.tensor([[-1.0, 0, 1], [-2, 0, 2], [-1, 0, 1]], dtype=torch.float64)
+    kernels = torch.stack([kernel, kernel.T])[:, None]
+    seen = [F.conv2d(F.pad(x, (1, 1, 1, 1)), kernels)[..., :7] for x in (p, y)]  # column 7 sees 8
+    normals = [torch.cat([-s, torch.ones(1, 1, 9, 7)], dim=1) for s in seen]
+    expected = (
+        (error + 0.5).log().mean()
+        + ((seen[0] - seen[1]).abs() + 0.5).log().sum(1).mean()
+        + (1 - F.cosine_similarity(*normals, dim=1)).mean()
+    )
+    assert mff_loss(p, y).item() == pytest.approx(expected.item())
+
+
+def test_mff_gradient_is_the_derivative():
+    p, y = depth(1, 1, 5, 6).requires_grad_(), depth(1, 1, 5, 6, seed=1)
+    assert torch.autograd.gradcheck(lambda x: mff_loss(x, y), p)
+
+
+def test_mff_runs_in_float32_under_autocast():
+    p, y = depth(2, 1, 8, 8).float(), depth(2, 1, 8, 8, seed=1).float()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(mff_loss(p, y), mff_loss(p.float(), y))
+    assert mff_loss(p.bfloat16(), y).dtype == torch.float32
+
+
+def test_mff_refuses_what_it_cannot_compare():
+    with pytest.raises(ValueError, match="Resize the target"):
+        mff_loss(torch.ones(1, 1, 4, 4), torch.ones(1, 1, 8, 8))
+    with pytest.raises(ValueError, match="no valid pixel"):
+        mff_loss(torch.ones(1, 1, 4, 4), torch.zeros(1, 1, 4, 4))

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mde_utils.checkpoints import load_weights
-from mde_utils.models import MODELS, build_model
+from mde_utils.models import build_model
 from mde_utils.models.meter import Attention, check_size
 
 # name -> parameters, tensors and SHA-256 of the sorted lines "key [shape]" of the original modules.
@@ -52,7 +52,7 @@ def test_parameters_keys_and_shapes_are_the_originals(name):
     assert hashlib.sha256(lines.encode()).hexdigest() == digest
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", UNITS)
 def test_taps_have_the_publications_units_and_sizes(name):
     model = build_model(name).eval()
     shapes, handles = {}, []

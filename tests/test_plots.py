@@ -12,8 +12,10 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 from mde_utils import plots
+from mde_utils.attacks import fgsm, trace_errors
 from mde_utils.depth_bins import DepthBins
 from mde_utils.dissection import dissect
+from mde_utils.interventions import ablation_curve, correction_effects
 
 
 class Net(nn.Module):
@@ -108,6 +110,60 @@ def test_selectivity_shows_units_and_floors(items):
     assert "list, 3 images" in words and "elsewhere, 7 images" in words
     with pytest.raises(ValueError, match="different definitions"):
         plots.plot_selectivity({"a": seen, "b": seen.under("reference")})
+
+
+def silenced(net: Net, unit: int) -> Net:
+    with torch.no_grad():
+        net.layer.weight[unit], net.layer.bias[unit] = 0, 0
+    return net
+
+
+def test_unit_pairs_show_the_same_unit_in_each_network(items):
+    models = {"reg": silenced(Net(), 3), "assign": Net()}
+    seen = {name: dissect(net, items, ["layer"]) for name, net in models.items()}
+    figure = plots.plot_unit_pairs(models, seen, items=items, layer="layer", units=[3, 6])
+    rows = [figure.axes[:6], figure.axes[6:]]
+    bins = seen["reg"].bins["layer"]
+    for row, unit in zip(rows, (3, 6), strict=True):
+        inside = [bins.discretize(item["depth"])[0] == unit for item in items]
+        best = max(range(len(items)), key=lambda i: inside[i].sum())
+        image = items[best]["image"]
+        assert torch.equal(torch.from_numpy(row[0].images[0].get_array()), image.permute(1, 2, 0))
+        assert torch.equal(torch.from_numpy(row[1].images[0].get_array()) > 0, inside[best])
+        for i, (name, net) in enumerate(models.items()):
+            bars, picture = row[2 + 2 * i : 4 + 2 * i]
+            heights = [bar.get_height() for bar in bars.patches]
+            expected = seen[name].response["layer"][unit].tolist()
+            assert heights == pytest.approx(expected, nan_ok=True)
+            with torch.no_grad():
+                shown = net.layer(image[None])[0, unit].abs()
+            assert torch.allclose(torch.from_numpy(picture.images[0].get_array()), shown)
+    assert "reg · no response at all" in texts(figure) and texts(figure).count("DS ") == 3
+
+
+def test_map_of_a_few_pixels_is_not_black():
+    _, ax = plt.subplots()
+    few = torch.zeros(20, 20)
+    few[4, 5] = 2
+    plots._map(ax, few)
+    assert ax.images[0].get_clim() == (0, 2)
+
+
+def test_tuning_has_a_row_a_unit_relative_to_its_largest(items):
+    items = [item | {"depth": item["depth"].clamp(max=6)} for item in items]
+    seen = dissect(silenced(Net(), 3), items, ["layer"])
+    figure = plots.plot_tuning({"one": seen, "two": seen}, "layer")
+    response, counts = seen.response["layer"].abs(), seen.counts["layer"]
+    assert (counts == 0).any()
+    for ax in figure.axes[:2]:
+        shown = ax.images[0].get_array()
+        assert shown.mask[3].all() and shown.mask[:, counts == 0].all()
+        drawn = torch.from_numpy(shown.filled(0)).double()
+        expected = response / response.amax(1, keepdim=True).clamp(min=1e-30)
+        assert torch.allclose(drawn, expected)
+        assert ax.lines[0].get_xdata().tolist() == list(range(8))
+    words = texts(figure)
+    assert f"one · mean DS {seen.mean('layer'):.3f}" in words and "depth [m]" in words
 
 
 def test_unit_maps_pick_the_image_with_most_pixels_in_the_bin(items):
@@ -328,3 +384,150 @@ def test_tradeoff_refuses_what_it_cannot_draw():
     again = table[table.method == "baseline"].assign(imde_alpha=0.0)
     with pytest.raises(ValueError, match="seed twice.*baseline"):
         plots.plot_tradeoff(pd.concat([table, again]))
+
+
+def test_ablation_shows_orders_band_and_area(items):
+    net = Net()
+    seen = dissect(net, items, ["layer"])
+    curve = ablation_curve(net, items, seen, ["layer"], num_random=4)
+    for metric, words in (("d1", "relative drop of δ1 [%]"), ("rms", "relative increase of RMS")):
+        figure = plots.plot_ablation(curve, metric)
+        (ax,) = figure.axes
+        lines = {line.get_label(): line.get_ydata() for line in ax.lines}
+        drop = 100 * curve.relative_drop(metric)
+        assert lines["most selective first"] == pytest.approx(drop["most", 0].to_numpy())
+        assert lines["least selective first"] == pytest.approx(drop["least", 0].to_numpy())
+        mean = drop["random"].mean(axis=1).to_numpy()
+        assert lines["random order: mean and range of 4"] == pytest.approx(mean)
+        assert words in texts(figure) and len(ax.collections) == 1
+        area = 100 * curve.area(metric).area
+        assert f"area between the curves {area:.1f} %" in texts(figure)
+    assert "units of layer set to zero · list, 3 images, protocol imde" in texts(figure)
+    curve = ablation_curve(net, items, seen, ["layer"], orders="most")
+    assert "area" not in texts(plots.plot_ablation(curve))
+
+
+def test_correction_shows_dose_and_controls(items):
+    net = Net()
+    seen = dissect(net, items, ["layer"])
+    frame = correction_effects(net, items, seen, ["layer"])
+    figure = plots.plot_correction({"baseline": frame, "assign": frame})
+    words = texts(figure)
+    assert all(w in words for w in ("baseline", "assign", "δ1", "RMS [m]", "own\nprediction"))
+    assert "units of layer · list, 3 images, protocol imde" in words
+    dose, bars = figure.axes[:2]
+    expected = frame[frame["control"] == "truth"]["d1"].tolist()
+    assert [list(line.get_ydata()) for line in dose.lines[::2]] == [expected, expected]
+    heights = [patch.get_height() for patch in bars.containers[0]]
+    assert heights == pytest.approx(frame.query("control == 'none' or blend == 1")["d1"].tolist())
+    some = correction_effects(net, items, seen, ["layer"], controls=["truth", "predicted"])
+    assert "swapped" not in texts(plots.plot_correction(some))
+    other = correction_effects(net, items, seen, ["layer"], controls="truth", protocol="mff")
+    with pytest.raises(ValueError, match="different protocols"):
+        plots.plot_correction({"a": frame, "b": other})
+
+
+def test_corrected_shows_errors_where_there_is_truth(items):
+    truth = items[0]["depth"].clone()
+    truth[:, :5] = 0
+    figure = plots.plot_corrected(items[0]["image"], truth[:, ::2, ::2] + 1, truth, truth)
+    words = texts(figure)
+    assert all(w in words for w in ("prediction", "corrected", "ground truth", "depth [m]"))
+    assert "|error| [m]" in words and "δ1 1.000 · RMS 0.00 m" in words
+    maps = [ax.images[0].get_array() for ax in figure.axes[5:7]]
+    assert all(m.mask[:5].all() and not m.mask[5:].any() for m in map(masked, maps))
+    assert maps[1][5:].max() == 0 and maps[0][5:].max() > 0
+
+
+def masked(values):
+    return matplotlib.cbook.safe_masked_invalid(values)
+
+
+# ------------------------------------------------------------------ attacks
+
+
+@pytest.fixture
+def traced(items):
+    net = Net()
+    batch = {k: torch.stack([item[k] for item in items]) for k in ("image", "depth")}
+    batch["depth"][:, :, :4] = 0
+    attacked = fgsm(net, batch, epsilon=0.1)
+    seen = dissect(net, items, ["layer"])
+    trace = trace_errors(net, batch, seen, ["layer"], attacked=attacked, num_units=2)
+    return net, batch, trace, attacked
+
+
+def test_attack_shows_errors_and_the_unit(traced):
+    net, batch, trace, attacked = traced
+    net.train()
+    figure = plots.plot_attack(net, batch, trace, attacked=attacked, index=1, layer="layer", unit=5)
+    axes = figure.axes[:12]
+    words = texts(figure)
+    near, far = trace.bins["layer"].edges[5:7].tolist()
+    for said in ("clean", "attacked", "depth [m]", "ground truth", "layer, unit 5", "ratio ≥ 1.25"):
+        assert said in words
+    assert f"predicted depth in\n{near:.2f}–{far:.2f} m" in words
+    assert "perturbation × 5\n(at most 0.100)" in words
+    pictures = [ax.images[0].get_array() for ax in axes]
+    for row, (pred, image) in enumerate(
+        ((trace.clean[1], batch["image"][1]), (trace.attacked[1], attacked[1]))
+    ):
+        target, errors = trace.target[1][0], torch.as_tensor(pictures[6 * row + 3])
+        ratio = torch.maximum(pred[0] / target, target / pred[0])
+        assert torch.equal(errors == 1, (ratio >= 1.25) & (target > 0))
+        assert torch.equal(errors == 0.5, target == 0) and (errors == 0.5).any()
+        inside = torch.as_tensor(pictures[6 * row + 4])
+        assert torch.equal(inside == 1, (pred[0] > near) & (pred[0] <= far))
+        response = net.layer(image[None])[0, 5].abs()
+        torch.testing.assert_close(torch.as_tensor(pictures[6 * row + 5]), response.detach())
+    assert axes[5].images[0].get_clim() == axes[11].images[0].get_clim()
+    assert net.training and not net.layer._forward_hooks
+    first = trace.units.iloc[0]
+    assert f"layer, unit {first.unit}" in texts(
+        plots.plot_attack(net, batch, trace, attacked=attacked)
+    )
+
+
+def test_attack_refuses_another_batch_or_unit(traced):
+    net, batch, trace, attacked = traced
+    with pytest.raises(ValueError, match="trace is of 3 images, the batch holds 1"):
+        plots.plot_attack(net, {"image": batch["image"][:1]}, trace, attacked=attacked[:1])
+    with pytest.raises(ValueError, match="'other' was not traced. Known: layer"):
+        plots.plot_attack(net, batch, trace, attacked=attacked, layer="other")
+    with pytest.raises(ValueError, match="Unit 3 of which layer"):
+        plots.plot_attack(net, batch, trace, attacked=attacked, unit=3)
+    with pytest.raises(ValueError, match="'layer' has no unit 8"):
+        plots.plot_attack(net, batch, trace, attacked=attacked, layer="layer", unit=8)
+
+
+def test_transport_is_the_table_by_depth(traced):
+    *_, trace, _ = traced
+    figure = plots.plot_transport(trace)
+    for ax, name in zip(figure.axes, ("clean", "attacked"), strict=False):
+        drawn = ax.images[0].get_array()
+        assert drawn.filled(0).tolist() == trace.transport[name]["layer"][:8, :8].tolist()
+        assert f"{name}: δ {trace.d1[name]:.3f}" in texts(figure)
+    assert all(w in texts(figure) for w in ("true depth [m]", "predicted depth [m]", "pixels"))
+    trace.transport["clean"]["layer"][8, 2] = 5  # measured beyond the last edge
+    figure = plots.plot_transport(trace, "layer")
+    assert figure.axes[0].images[0].get_array()[8, 2] == 5 and ">10" in texts(figure)
+    with pytest.raises(ValueError, match="'other' was not traced"):
+        plots.plot_transport(trace, "other")
+
+
+def test_blame_bars_are_the_shares_in_percent(traced):
+    *_, trace, _ = traced
+    figure = plots.plot_blame(trace, 3)
+    left, right = figure.axes
+    units = trace.units.head(3).iloc[::-1]
+    assert [t.get_text() for t in left.get_yticklabels()] == [
+        f"layer, unit {u.unit}: {u.from_m:.2f}–{u.to_m:.2f} m" for u in units.itertuples()
+    ]
+    excess, lack = ([bar.get_width() for bar in c] for c in left.containers)
+    assert excess == pytest.approx(units.excess.tolist())
+    assert lack == pytest.approx(units.lack.tolist())
+    widths = [[bar.get_width() for bar in c] for c in right.containers]
+    columns = ("repaired_clean", "caused_clean", "repaired_corrected", "caused_corrected")
+    for bars, column, sign in zip(widths, columns, (1, -1, 1, -1), strict=True):
+        assert bars == pytest.approx((100 * sign * units[column]).tolist(), nan_ok=True)
+    assert units.repaired_clean.isna().sum() == 1  # two units were set back

@@ -73,6 +73,35 @@ def test_pooling_has_the_gradient_of_the_plain_loop():
     torch.testing.assert_close(*grads, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("num_bins", [7, 300])  # more than eight bits hold
+@pytest.mark.parametrize("size", [(15, 20), (30, 41)])
+def test_pooling_at_the_size_of_the_bins(monkeypatch, layout, num_bins, size):
+    """Sums are split into runs of pixels; the gradient has the memory format of the activation."""
+    monkeypatch.setattr("mde_utils.selectivity._RUN", 17)
+    generator = torch.Generator().manual_seed(0)
+    bins = torch.randint(-1, num_bins, (2, 15, 20), generator=generator)
+    bins[0, 3:6] = num_bins - 1
+    weight = torch.randn(5, num_bins, dtype=torch.float64, generator=generator)
+    values = torch.randn(2, 5, *size, generator=generator)
+    found = []
+    for pool in (pool_by_bin, plain_loop):
+        activation = values.clone(memory_format=layout).requires_grad_()
+        sums, counts = pool(activation, bins, num_bins)
+        (gradient,) = torch.autograd.grad((sums * weight).sum(), activation)
+        assert pool is plain_loop or gradient.is_contiguous(memory_format=layout)
+        found.append((sums, counts, gradient))
+    for ours, expected in zip(*found, strict=True):
+        torch.testing.assert_close(ours, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_a_long_sum_keeps_its_digits():
+    """One value on very many pixels: in float32 alone the sum would drift."""
+    activation = torch.full((1, 2, 1024, 1024), 0.1)
+    sums, _ = pool_by_bin(activation, torch.zeros(1, 1024, 1024, dtype=torch.long), 2)
+    assert sums[:, 0].tolist() == pytest.approx([activation[0, 0, 0, 0].item() * 2**20] * 2, 5e-6)
+
+
 def test_pooling_takes_the_table_in_parts(monkeypatch):
     """Memory is bounded by working on a few images at a time; the sums do not change."""
     activation, bins = torch.randn(5, 3, 4, 6), torch.randint(-1, 4, (5, 1, 16, 24))

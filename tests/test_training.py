@@ -442,6 +442,20 @@ def test_no_hook_is_left_on_the_model(config, train):
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
 
 
+def test_optimizers_differ_in_what_weight_decay_is(config, recwarn):
+    """Without a gradient, AdamW shrinks a weight by lr x decay; Adam takes the decay for one."""
+    ends = {}
+    for optimizer in ("adamw", "adam"):
+        model = net()
+        model.idle = nn.Parameter(torch.tensor([2.0]))
+        model.register_forward_hook(lambda m, _, out: out + 0 * m.idle)
+        changes = {"optimizer": optimizer, "schedule": "constant", "learning_rate": 0.01}
+        fit(model, TRAIN[:4], VAL, replace(config, weight_decay=0.1, num_epochs=1, **changes))
+        ends[optimizer] = model.idle.item()
+    assert ends["adamw"] == pytest.approx(2 * (1 - 0.01 * 0.1))
+    assert ends["adam"] == pytest.approx(2 - 0.01, abs=1e-4)
+
+
 def test_best_by_rms(config):
     history = fit(net(), TRAIN, VAL, replace(config, best_by="rms"))
     assert history.best_epoch == history.frame.epoch[history.frame.val_rms.idxmin()]

@@ -105,19 +105,30 @@ def mff_augment(
     Raises ValueError for an item with a `right` view (see `_check`).
     """
     item = _check(item, "mff")
-    h, w = item["image"].shape[-2:]
     if _happens(mirror):
         item = _mirror(item)
     item = _rotate(item, (2 * torch.rand(()).item() - 1) * degrees)
-    ch, cw = max(1, round(h * crop)), max(1, round(w * crop))
-    item = _window(item, (h - ch) // 2, (w - cw) // 2, ch, cw)
+    item = mff_crop(item, crop=crop)
     colour = _EIGENVECTORS @ (torch.randn(3) * lighting * _EIGENVALUES)
     image = (item["image"] + colour.view(3, 1, 1)).clamp(0, 1)
     item["image"] = v2.ColorJitter(jitter, jitter, jitter)(image).clamp(0, 1)
     return item
 
 
-AUGMENTATIONS: dict[str, Callable[[dict], dict]] = {"meter": meter_augment, "mff": mff_augment}
+def mff_crop(item: dict, *, crop: float = 0.95) -> dict:
+    """The centre of the image, this part of the sides in whole pixels: what MFF is tested on, and
+    so no augmentation but a view. Raises ValueError for an item with a `right` view."""
+    item = _check(item, "mff_crop")
+    h, w = item["image"].shape[-2:]
+    ch, cw = max(1, round(h * crop)), max(1, round(w * crop))
+    return _window(item, (h - ch) // 2, (w - cw) // 2, ch, cw)
+
+
+AUGMENTATIONS: dict[str, Callable[[dict], dict]] = {
+    "meter": meter_augment,
+    "mff": mff_augment,
+    "mff_crop": mff_crop,
+}
 
 
 def resolve_augmentation(augment: str | Callable | None) -> Callable[[dict], dict] | None:

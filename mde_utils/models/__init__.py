@@ -12,10 +12,14 @@ from pathlib import Path
 from ..checkpoints import Published, fetch, load_weights
 from .base import DepthModel
 from .meter import METER, SIZES
+from .mff import MFF, PUBLISHED_BACKBONES
 
 __all__ = ["MODELS", "DepthModel", "build_model", "shipped_weights"]
 
-MODELS: dict[str, Callable[..., DepthModel]] = {name: partial(METER, name) for name in SIZES}
+#: By name. `build_model` takes `mff_<timm name>` beside these.
+MODELS: dict[str, Callable[..., DepthModel]] = {name: partial(METER, name) for name in SIZES} | {
+    name: partial(MFF, name) for name in (f"mff_{backbone}" for backbone in PUBLISHED_BACKBONES)
+}
 
 METER_REPOSITORY = "https://raw.githubusercontent.com/lorenzopapa5/METER/HEAD/models"
 
@@ -41,9 +45,11 @@ def build_model(
     """Make a network, and fill it.
 
     Args:
-        name: a key of `MODELS`.
-        weights: None (random), `"published"` (the authors', downloaded once and checked),
-            `"rooms"` (shipped with the suite), or a path or URL of a checkpoint.
+        name: a key of `MODELS`, or `mff_<timm name>` for MFF over any backbone that timm offers
+            with maps at 1/4, 1/8, 1/16 and 1/32 (`mff_resnet18`, `mff_resnet18.a1_in1k`).
+        weights: None (random), `"imagenet"` (the backbone's, through timm), `"published"` (the
+            authors', downloaded once and checked), `"rooms"` (shipped with the suite), or a path
+            or URL of a checkpoint.
         variant: which shipped weights, with `weights="rooms"`; `"baseline"` by default.
         options: of the network; METER: `dataset="nyu" | "kitti"`, the convention of its weights.
 
@@ -53,32 +59,39 @@ def build_model(
             that failed their check.
         FileNotFoundError: no such file; offline and not downloaded yet.
     """
-    if name not in MODELS:
+    make = MODELS.get(name)
+    if make is None and str(name).startswith("mff_"):
+        make = partial(MFF, name)  # which names near matches itself
+    if make is None:
         near = difflib.get_close_matches(str(name), MODELS, n=1)
         hint = f" Did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"Unknown model {name!r}. Known models: {', '.join(MODELS)}.{hint}")
-    known = [key for key in inspect.signature(MODELS[name]).parameters if key != "name"]
+        raise ValueError(
+            f"Unknown model {name!r}. Known models: {', '.join(MODELS)}, mff_<timm name>.{hint}"
+        )
+    known = [key for key in inspect.signature(make).parameters if key != "name"]
     for key in options:
         if key not in known:
             raise TypeError(
-                f"Unknown option {key!r} of {name}. Known options: {', '.join(known)}, weights, "
-                "variant."
+                f"Unknown option {key!r} of {name}. Known options: "
+                f"{', '.join([*known, 'weights', 'variant'])}."
             )
     if variant is not None and weights != "rooms":
         raise ValueError(f"variant={variant!r} picks shipped weights: it needs weights='rooms'.")
 
-    model = MODELS[name](**options)
+    model = make(**options)
     if weights is None:
+        return model
+    if weights == "imagenet":
+        model.load_imagenet()
         return model
     if weights == "published":
         source = fetch(_published(model))
     elif weights == "rooms":
         source = shipped_weights(name, variant or "baseline")
-    elif weights == "imagenet":
-        raise ValueError(f"{name} has no ImageNet weights. Use None, 'published', 'rooms', a path.")
     elif not Path(weights).suffix and not Path(weights).parent.name and not Path(weights).exists():
         raise ValueError(
-            f"Unknown weights {weights!r} of {name}. Known: published, rooms; or a path or URL."
+            f"Unknown weights {weights!r} of {name}. Known: imagenet, published, rooms; or a path "
+            "or URL."
         )
     else:
         source = weights
@@ -124,7 +137,8 @@ def _published(model: DepthModel) -> Published:
     if key not in PUBLISHED:
         known = ", ".join(f"{name} ({dataset})" for name, dataset in PUBLISHED)
         raise ValueError(
-            f"No published weights of {key[0]} ({key[1]}) with a checked digest are known. Known: "
-            f"{known}. Download the authors' file by hand and pass its path as weights=."
+            f"No published weights of {' '.join(filter(None, key))} with a checked digest are "
+            f"known. Known: {known}. Download the authors' file by hand and pass its path as "
+            "weights=."
         )
     return PUBLISHED[key]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
+
 import torch
 from torch import Tensor, nn
 
@@ -20,6 +23,7 @@ class DepthModel(nn.Module):
         taps: the publication's layer names -> module paths, from input to output.
         input_names: further inputs of `forward` (`focal`, `sparse_depth`), () for an image alone.
         dead_keys: prefixes of keys in published checkpoints that no layer uses.
+        renamed_keys: parts of keys in published checkpoints -> this network's.
         loss_scale: factor of the depth loss in training, so that `imde_alpha` means the same for
             every model.
         metres_per_unit: metres in one unit of `forward_raw`.
@@ -29,6 +33,7 @@ class DepthModel(nn.Module):
 
     input_names: tuple[str, ...] = ()
     dead_keys: tuple[str, ...] = ()
+    renamed_keys: Mapping[str, str] = MappingProxyType({})
     loss_scale: float = 1.0
 
     def __init__(
@@ -72,6 +77,12 @@ class DepthModel(nn.Module):
     def forward_raw(self, x: Tensor, **inputs) -> Tensor:
         """The bare network of the publication: normalised input, output in its own unit."""
         raise NotImplementedError(f"{type(self).__name__} does not define forward_raw.")
+
+    def load_imagenet(self) -> None:
+        """Fill the encoder with weights learned on ImageNet, where the network has such."""
+        raise ValueError(
+            f"{self.name} has no ImageNet weights. Use None, 'published', 'rooms', a path."
+        )
 
     def _check(self, image: Tensor, inputs: dict) -> None:
         unknown = [key for key in inputs if key not in self.input_names]

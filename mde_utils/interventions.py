@@ -1,0 +1,1027 @@
+"""Change what units answer and see what becomes of the depth: ablation and correction.
+
+You et al. 2021, section 5: units set to zero one after another (figure 2), and units set to the
+mean response that they had, in training, to a pixel's depth (table 3, figure 7).
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import warnings
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_flatten, tree_unflatten
+
+from mde_utils.activations import edit, evaluating, find_layer
+from mde_utils.data.loading import batches, chunks
+from mde_utils.depth_bins import find_range
+from mde_utils.dissection import Dissection
+from mde_utils.evaluation import ERRORS, PROTOCOLS, describe_protocol, image_metrics
+
+CONTROLS = ("truth", "shuffled", "wrong_bin", "predicted", "fixed_point")
+ORDERS = ("most", "least", "random")
+POOLED = ("rms", "rms_log")  # roots of means over images, where a protocol says so
+
+Edits = Mapping[str, Callable[[Tensor], Tensor]]
+Units = Mapping[str, Sequence[int]]
+
+
+# ------------------------------------------------------------------ contexts
+
+
+@contextmanager
+def ablate(model: nn.Module, units: Units, *, mean: Dissection | None = None) -> Iterator[None]:
+    """Take units out of a network: ``with ablate(model, {"MFF": [3, 7]}): model(image)``.
+
+    Args:
+        units: layer → numbers of its units; they answer 0 everywhere.
+        mean: a dissection; the units answer their mean over all measured pixels of its data
+            instead.
+
+    Raises:
+        ValueError: unknown layer, no units, a number repeated, negative or too large, or a
+            dissection of another model or without the layer.
+    """
+    units = {layer: _units(layer, chosen) for layer, chosen in _named(units).items()}
+    if mean is not None:
+        _check_dissection(model, mean, units)
+    edits = {
+        layer: _removing(layer, chosen, None if mean is None else _mean_response(mean, layer))
+        for layer, chosen in units.items()
+    }
+    with edit(model, edits):
+        yield
+
+
+@contextmanager
+def correct(
+    model: nn.Module,
+    dissection: Dissection,
+    depth: Tensor,
+    layers: Iterable[str],
+    *,
+    units: Units | None = None,
+    blend: float = 1.0,
+) -> Iterator[None]:
+    """Set units to their mean response, over the dissection's data, to each pixel's depth.
+
+    ``with correct(model, dissection, depth, ["MFF"]): model(image)`` (section 5.2 of the paper).
+    The depth is resized to a layer's map by nearest neighbour (nearest-exact: of the pixel at the
+    cell's centre). A unit keeps its own value where there is no measurement, where the depth is
+    beyond the last bin, and in bins of which the dissection holds no pixel.
+
+    Args:
+        dissection: of this model, usually on the training set.
+        depth: (B, 1, H, W) metres of the images that will be given, 0 = no measurement.
+        layers: those to correct.
+        units: layer → which of its units; None = all.
+        blend: 0 leaves the values as they are, 1 replaces them; between, the weighted mean.
+
+    Raises:
+        ValueError: unknown layer, a dissection of another model or without the layer, units as in
+            :func:`ablate`, ``blend`` outside 0 … 1, depth of another shape or number of images, or
+            without a pixel in any bin that the dissection knows.
+    """
+    layers = _checked_layers(model, dissection, layers)
+    if not 0 <= blend <= 1:
+        raise ValueError(f"blend must lie in 0 … 1 (0 = as it is, 1 = replaced); got {blend}.")
+    if units is not None:
+        units = {layer: _units(layer, chosen) for layer, chosen in _named(units).items()}
+        if set(units) != set(layers):
+            raise ValueError(f"units names {sorted(units)}, the layers are {sorted(layers)}.")
+        for layer, chosen in units.items():
+            _check_units(layer, chosen, len(dissection.sums[layer]))
+    if not isinstance(depth, Tensor) or depth.ndim != 4 or depth.shape[1] != 1:
+        given = tuple(depth.shape) if isinstance(depth, Tensor) else type(depth).__name__
+        raise ValueError(f"The depth must be (B, 1, H, W) in metres; got {given}.")
+    tables = {layer: _Table.of(dissection, layer) for layer in layers}
+    if not any((table.bins_at(depth) >= 0).any() for table in tables.values()):
+        raise ValueError(
+            "No pixel of the depth lies in a bin that the dissection holds pixels of: there is "
+            "nothing to correct by. Is the depth in metres, and of the dissection's range?"
+        )
+    edits = {
+        layer: table.edit(depth, blend=blend, units=None if units is None else units[layer])
+        for layer, table in tables.items()
+    }
+    with edit(model, edits):
+        yield
+
+
+@dataclass(frozen=True, eq=False)
+class _Table:
+    """Mean responses of a layer by depth bin, to look values up in.
+
+    Attributes:
+        response: (K, N_b).
+        bins: the edges, see :class:`~mde_utils.depth_bins.DepthBins`.
+        reads: (N_b + 1,) the bin to read for each bin, −1 = keep the value; the last for none.
+    """
+
+    layer: str
+    response: Tensor
+    bins: object
+    reads: Tensor
+
+    @classmethod
+    def of(cls, dissection: Dissection, layer: str, *, wrong: random.Random | None = None):
+        """``wrong``: read another bin instead, by a derangement of the bins with pixels."""
+        reads = torch.full((len(dissection.bins[layer]) + 1,), -1)
+        known = dissection.counts[layer].nonzero()[:, 0]
+        source = known if wrong is None else known[_derangement(len(known), wrong)]
+        reads[known] = source
+        return cls(layer, dissection.response[layer], dissection.bins[layer], reads)
+
+    def bins_at(self, depth: Tensor) -> Tensor:
+        """(B, 1, H, W) metres → (B, H, W) the bin to read, −1 = keep."""
+        depth = depth.detach()
+        found = self.bins.discretize(torch.where(depth > 0, depth, 0))[:, 0]
+        return self.reads.to(depth.device)[found]
+
+    def edit(
+        self, depth: Tensor, *, blend: float = 1.0, units: list[int] | None = None
+    ) -> Callable[[Tensor], Tensor]:
+        def replace(act: Tensor) -> Tensor:
+            _check_map(self.layer, act, (), self.response[:, 0])
+            if len(act) != len(depth):
+                raise ValueError(
+                    f"The depth to correct by is of {len(depth)} images, the batch holds "
+                    f"{len(act)}."
+                )
+            near = F.interpolate(depth.float(), act.shape[-2:], mode="nearest-exact")
+            index = self.bins_at(near.to(act.device))
+            table = self.response.to(act)
+            value = table[:, index.clamp(min=0)].transpose(0, 1)
+            where = (index >= 0)[:, None]
+            if units is not None:
+                chosen = torch.zeros(act.shape[1], dtype=torch.bool, device=act.device)
+                chosen[units] = True
+                where = where & chosen[:, None, None]
+            return torch.where(where, torch.lerp(act, value, blend), act)
+
+        return replace
+
+
+# ------------------------------------------------------------------ correction, with controls
+
+
+def correction_effects(
+    model: nn.Module,
+    dataset,
+    dissection: Dissection,
+    layers: Iterable[str],
+    *,
+    controls: Iterable[str] = CONTROLS,
+    blends: Iterable[float] = (0, 0.25, 0.5, 0.75, 1),
+    protocol: str = "imde",
+    batch_size: int = 16,
+    seed: int = 0,
+    max_iterations: int = 10,
+    tolerance: float = 1e-3,
+) -> pd.DataFrame:
+    """What correction does to the metrics, beside controls that the paper (table 3) lacks.
+
+    Controls: ``"truth"`` corrects by the ground truth, at every blend; the others with blend 1:
+    ``"shuffled"`` by the ground truth of another image; ``"wrong_bin"`` by the ground truth, but
+    each bin's pixels get the response to another one (a fixed random derangement of the bins with
+    pixels); ``"predicted"`` by the model's own prediction, which needs no ground truth;
+    ``"fixed_point"`` repeats that with the corrected prediction until it stays the same.
+
+    The part of the network before the layers runs once for all controls.
+
+    Args:
+        dissection: of this model, usually on the training set.
+        seed: of the other images and bins.
+        max_iterations: of ``"fixed_point"``, for each image.
+        tolerance: an image is at its fixed point where the mean |change| of its prediction is
+            below this, in metres.
+
+    Returns:
+        a row ``"none"`` (before) and a row a control and blend: ``control``, ``blend``,
+        ``iterations`` (mean over images), ``converged`` (images that reached a fixed point), the
+        metrics of :func:`~mde_utils.evaluation.evaluate`, and ``n``, the number of images. About
+        the run, in ``frame.attrs``: model, dataset, protocol, layers, images.
+
+    Raises:
+        ValueError: unknown layer, control or protocol; a dissection of another model, layer or
+            range of depth; a blend outside 0 … 1; an empty data set or one without valid depth;
+            ``"shuffled"`` on one image or on images of several sizes.
+    """
+    layers = _checked_layers(model, dissection, layers)
+    controls = _known("control", controls, CONTROLS)
+    blends = [float(b) for b in blends]
+    if wrong := [b for b in blends if not 0 <= b <= 1]:
+        raise ValueError(f"blends must lie in 0 … 1; got {wrong[0]}.")
+    if max_iterations < 1 or not tolerance > 0:
+        raise ValueError(
+            "A fixed point needs max_iterations >= 1 and a tolerance above 0 metres; got "
+            f"{max_iterations} and {tolerance}."
+        )
+    run = _Run.prepare(model, dataset, layers, protocol=protocol, batch_size=batch_size)
+    _check_span(dissection, layers, run.span)
+    other = None
+    if "shuffled" in controls:
+        if len(dataset) < 2:
+            raise ValueError("A shuffled ground truth needs two images at least; got one.")
+        other = _derangement(len(dataset), random.Random(seed))
+    tables = {layer: _Table.of(dissection, layer) for layer in layers}
+    wrong_tables = {
+        layer: _Table.of(dissection, layer, wrong=random.Random(seed))
+        for layer in layers
+        if "wrong_bin" in controls
+    }
+    parts: dict[tuple[str, float], list[dict[str, Tensor]]] = defaultdict(list)
+
+    def by(depth: Tensor, *, blend: float = 1.0, tables: Mapping[str, _Table] = tables) -> Edits:
+        return {layer: table.edit(depth, blend=blend) for layer, table in tables.items()}
+
+    for positions, rest, batch, measure in run.batches():
+        truth, before = batch["depth"], rest.run({})
+
+        def note(control: str, blend: float, pred: Tensor, n: int = 0, measure=measure, **more):
+            more = {"iterations": torch.full((len(pred),), float(n)), **more}
+            parts[control, blend].append(measure(pred) | more)
+
+        note("none", 0.0, before)
+        for blend in blends if "truth" in controls else ():
+            note("truth", blend, rest.run(by(truth, blend=blend)), 1)
+        if "shuffled" in controls:
+            depths = [torch.as_tensor(dataset[other[i]]["depth"]) for i in positions]
+            if len({d.shape for d in depths} | {truth.shape[1:]}) > 1:
+                raise ValueError(
+                    "A shuffled ground truth needs images of one size; this data set has "
+                    f"{tuple(truth.shape[2:])} and others. Leave out the control 'shuffled'."
+                )
+            depth = torch.stack(depths).to(truth)
+            note("shuffled", 1.0, rest.run(by(depth)), 1)
+        if "wrong_bin" in controls:
+            note("wrong_bin", 1.0, rest.run(by(truth, tables=wrong_tables)), 1)
+        if {"predicted", "fixed_point"} & set(controls):
+            pred, steps = before, torch.zeros(len(before))
+            moving = torch.ones(len(before), dtype=torch.bool, device=before.device)
+            for step in range(max_iterations if "fixed_point" in controls else 1):
+                new = rest.run(by(pred))
+                if step == 0 and "predicted" in controls:
+                    note("predicted", 1.0, new, 1)
+                new = torch.where(moving[:, None, None, None], new, pred)
+                steps += moving.cpu()
+                moving = (new - pred).abs().flatten(1).mean(1) >= tolerance
+                pred = new
+                if not moving.any():
+                    break
+            if "fixed_point" in controls:
+                settled = moving.logical_not().cpu().float()
+                note("fixed_point", 1.0, pred, iterations=steps, converged=settled)
+
+    rows = []
+    for (control, blend), found in parts.items():
+        values = {key: torch.cat([part[key].cpu() for part in found]) for key in found[0]}
+        kept = values["rms"].isnan().logical_not()
+        run.check_valid(int(kept.sum()))
+        values = {key: value[kept].double() for key, value in values.items()}
+        iterations = values.pop("iterations").mean().item()
+        converged = values.pop("converged").sum().item() if "converged" in values else math.nan
+        means = {key: value.item() for key, value in _over_images(values, protocol).items()}
+        rows.append(
+            {
+                "control": control,
+                "blend": blend,
+                "iterations": iterations,
+                "converged": converged,
+                **means,
+                "n": int(kept.sum()),
+            }
+        )
+    frame = pd.DataFrame(rows)
+    frame.attrs = run.about(int(frame["n"].max()))
+    return frame
+
+
+# ------------------------------------------------------------------ ablation curves
+
+
+class Area(NamedTuple):
+    """The area between two ablation curves, in units of relative change.
+
+    Attributes:
+        area: mean over the numbers of removed units of (most first − least first).
+        low, high: its bootstrap interval over images.
+        band_low, band_high: what an order that knows nothing would give; NaN without random orders.
+    """
+
+    area: float
+    low: float
+    high: float
+    band_low: float
+    band_high: float
+
+
+@dataclass(frozen=True, eq=False)
+class AblationCurve:
+    """Metrics of a network as its units are removed one after another.
+
+    Attributes:
+        points: numbers of removed units.
+        curves: (order, repeat), one a curve.
+        units: the units of each curve in the order of their removal, as (layer, unit).
+        values: metric → (curves, points, images) float64, each image's value.
+        protocol: of the metrics.
+        about: model, dataset, layers, images, what removed units answer, for titles.
+    """
+
+    points: list[int]
+    curves: list[tuple[str, int]]
+    units: list[list[tuple[str, int]]]
+    values: dict[str, Tensor]
+    protocol: str
+    about: dict = field(default_factory=dict)
+
+    @property
+    def frame(self) -> pd.DataFrame:
+        """A row a curve and point: order, repeat, removed, the metrics over all images, n."""
+        keys = [(*curve, removed) for curve in self.curves for removed in self.points]
+        frame = pd.DataFrame(keys, columns=["order", "repeat", "removed"])
+        for metric, mean in _over_images(self.values, self.protocol).items():
+            frame[metric] = mean.flatten().numpy()
+        return frame.assign(n=self._images)
+
+    def relative_drop(self, metric: str = "d1") -> pd.DataFrame:
+        """Relative change for the worse: (m₀ − m) / m₀ of an accuracy, (m − m₀) / m₀ of an error.
+
+        Returns:
+            a row a number of removed units, a column (order, repeat).
+        """
+        drop = self._drop(metric, torch.ones(1, self._images, dtype=torch.float64))[..., 0]
+        names = pd.MultiIndex.from_tuples(self.curves, names=["order", "repeat"])
+        index = pd.Index(self.points, name="removed")
+        return pd.DataFrame(drop.T.numpy(), index=index, columns=names)
+
+    def area(
+        self,
+        metric: str = "d1",
+        *,
+        num_bootstrap: int = 1000,
+        level: float = 0.95,
+        seed: int = 0,
+    ) -> Area:
+        """How much more it hurts to remove selective units first than last.
+
+        The interval is that of a bootstrap over images. The band is what the order alone can do:
+        "least first" is "most first" backwards, and the area of a random order less that of its
+        reverse strays at most twice as far as the area of one random order from their mean.
+
+        Raises:
+            ValueError: curves without both orders, one point only, unknown metric.
+        """
+        if not {("most", 0), ("least", 0)} <= set(self.curves) or len(self.points) < 2:
+            raise ValueError(
+                "The area lies between the orders 'most' and 'least', over two points at least; "
+                f"got {sorted({order for order, _ in self.curves})} and {len(self.points)} points."
+            )
+        images = self._images
+        draws = np.random.default_rng(seed).multinomial(
+            images, np.full(images, 1 / images), size=num_bootstrap
+        )
+        weights = torch.cat([torch.ones(1, images), torch.from_numpy(draws)]).double()
+        under = torch.trapezoid(self._drop(metric, weights), torch.tensor(self.points), dim=1)
+        under = under / (self.points[-1] - self.points[0])  # (curves, draws)
+        areas = under[self.curves.index(("most", 0))] - under[self.curves.index(("least", 0))]
+        tails = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)
+        low, high = areas[1:].quantile(tails).tolist()
+        reach = math.nan
+        if some := [i for i, (order, _) in enumerate(self.curves) if order == "random"]:
+            # Of both signs alike, as an order and its reverse may change places.
+            reach = 2 * (under[some, 0] - under[some, 0].mean()).abs().quantile(level).item()
+        return Area(areas[0].item(), low, high, -reach, reach)
+
+    @property
+    def _images(self) -> int:
+        return next(iter(self.values.values())).shape[-1]
+
+    def _drop(self, metric: str, weights: Tensor) -> Tensor:
+        """(draws, images) weights → (curves, points, draws) relative change for the worse."""
+        if metric not in self.values:
+            raise ValueError(f"Unknown metric {metric!r}. Known: {', '.join(self.values)}.")
+        if self.points[0] != 0:
+            raise ValueError(
+                f"A relative drop starts from the whole network; the points start at "
+                f"{self.points[0]} removed units. Put 0 among the points."
+            )
+        mean = self.values[metric] @ weights.T / weights.sum(1)
+        if PROTOCOLS[self.protocol].pooled_rms and metric in POOLED:
+            mean = mean.sqrt()
+        worse = (mean - mean[:, :1]) / mean[:, :1]
+        return worse if metric in ERRORS else -worse
+
+
+def ablation_curve(
+    model: nn.Module,
+    dataset,
+    dissection: Dissection,
+    layers: Iterable[str],
+    *,
+    orders: Iterable[str] = ORDERS,
+    num_random: int = 20,
+    points: Iterable[int] | None = None,
+    mean: bool = False,
+    protocol: str = "imde",
+    batch_size: int = 16,
+    seed: int = 0,
+    device: torch.device | str | None = None,
+) -> AblationCurve:
+    """Remove the units of ``layers`` one after another, and measure (figure 2 of the paper).
+
+    The units of all the layers are pooled and ordered by their selectivity; one without a number
+    (NaN) counts as the least selective, ties go by layer and number. "least" is the reverse of
+    "most". The part of the network before the layers runs once for all curves; behind it, a
+    convolution that the removed units enter directly is updated by what they gave to it.
+
+    Args:
+        dissection: of this model; gives the order and, for ``mean``, the values.
+        orders: of ``"most"`` (selective first), ``"least"`` and ``"random"``.
+        num_random: number of random orders.
+        points: numbers of removed units to measure at; None = 0, 1, … all.
+        mean: removed units answer their mean over the dissection's pixels, else 0.
+        seed: of the random orders.
+        device: where to run; by default where the model is. The model is moved there.
+
+    Raises:
+        ValueError: unknown layer, order or protocol; a dissection of another model or layer; points
+            outside 0 … number of units; an empty data set or one without valid depth.
+    """
+    layers = _checked_layers(model, dissection, layers)
+    orders = _known("order", orders, ORDERS)
+    if "random" in orders and num_random < 1:
+        raise ValueError(f"num_random must be at least 1, got {num_random}.")
+    ranked = _by_selectivity(dissection, layers)
+    points = list(range(len(ranked) + 1)) if points is None else sorted({int(p) for p in points})
+    if not points or points[0] < 0 or points[-1] > len(ranked):
+        raise ValueError(
+            f"points must be numbers of removed units in 0 … {len(ranked)}, the units of "
+            f"{', '.join(layers)}; got {points or 'none'}."
+        )
+    shuffle = random.Random(seed)
+    curves, sequences = [], []
+    for order in orders:
+        for repeat in range(num_random if order == "random" else 1):
+            curves.append((order, repeat))
+            sequences.append(
+                shuffle.sample(ranked, len(ranked))
+                if order == "random"
+                else ranked[:: -1 if order == "least" else 1]
+            )
+    fills = {
+        layer: _mean_response(dissection, layer)
+        if mean
+        else torch.zeros(len(dissection.sums[layer]), dtype=torch.float64)
+        for layer in layers
+    }
+    run = _Run.prepare(
+        model, dataset, layers, protocol=protocol, batch_size=batch_size, device=device
+    )
+    probe = ranked[::2]
+    values: dict[str, list[Tensor]] = defaultdict(list)  # metric → a batch (curves, points, b)
+    for _, rest, _, measure in run.batches(fills=fills, probe=probe):
+        same: dict[int, dict[str, Tensor]] = {}  # of no and of all units: the same in any order
+        rows: dict[str, list[Tensor]] = defaultdict(list)
+        for sequence in sequences:
+            removal = _Removal(rest, fills)
+            for p in points:
+                if (found := same.get(p)) is None:
+                    found = {key: v.cpu() for key, v in measure(removal(sequence[:p])).items()}
+                    if p in (0, len(ranked)):
+                        same[p] = found
+                for key, value in found.items():
+                    rows[key].append(value)
+        for key, row in rows.items():
+            values[key].append(torch.stack(row).unflatten(0, (len(curves), len(points))))
+    whole = {key: torch.cat(parts, 2) for key, parts in values.items()}
+    kept = whole["rms"][0, 0].isnan().logical_not()
+    run.check_valid(int(kept.sum()))
+    return AblationCurve(
+        points=points,
+        curves=curves,
+        units=sequences,
+        values={key: value[..., kept] for key, value in whole.items()},
+        protocol=protocol,
+        about=run.about(int(kept.sum()))
+        | {"removed": "mean response" if mean else "zero", "definition": dissection.definition},
+    )
+
+
+def _by_selectivity(dissection: Dissection, layers: list[str]) -> list[tuple[str, int]]:
+    """(layer, unit), the most selective first."""
+    scores = {
+        (layer, k): -math.inf if math.isnan(score) else score
+        for layer in layers
+        for k, score in enumerate(dissection.selectivity[layer].tolist())
+    }
+    return sorted(scores, key=scores.get, reverse=True)
+
+
+# ------------------------------------------------------------------ the remaining network
+
+
+class _Unrecordable(RuntimeError):
+    """The network does what cannot be run again without its Python code."""
+
+
+class _Slot(NamedTuple):
+    """A value of the recording that depends on the edited layers."""
+
+    number: int
+
+
+@dataclass(eq=False)
+class _Step:
+    """One operation: what it takes (values or slots, flattened) and the slots that it fills."""
+
+    function: Callable | str  # of torch, or the layer whose edit this is
+    inputs: list
+    spec: object
+    outputs: list[int | None]
+    writes: bool = False  # changes an input in place
+    value: Tensor | None = None  # what it gave without edits, of an updatable convolution
+
+
+class _Rest(TorchDispatchMode):
+    """What a network computes behind edited layers, recorded in one forward and run alone after.
+
+    Every operation of torch that takes a value depending on a layer's output is recorded; all the
+    others have run, and only those of their results that a recorded operation takes are kept. So
+    for any network, and for layers that feed each other, ``run(edits)`` is what the network gives
+    inside ``edit(model, edits)``, by the same operations in the same order.
+    """
+
+    def __init__(self, model: nn.Module, layers: Sequence[str], image: Tensor, inputs: Mapping):
+        super().__init__()
+        self.steps: list[_Step] = []
+        self.slots: dict[int, int] = {}  # id of a tensor → its slot
+        self.alive: list[Tensor] = []  # so that no id or storage is used twice
+        self.versions: list[tuple[Tensor, int]] = []
+        self.changed: set[int] = set()  # storages written to in place
+        self.raw: dict[str, Tensor] = {}  # layer → its output, where no other edit is before it
+        self.count = 0
+        self.paused = False
+        seen: list[str] = []
+
+        def source(layer: str, act: Tensor) -> Tensor:
+            if layer in seen:
+                raise ValueError(
+                    f"Layer {layer!r} runs more than once in a forward; choose a module that runs "
+                    "once."
+                )
+            _check_map(layer, act, (), None)
+            seen.append(layer)
+            self.paused = True
+            out = act.clone()
+            self.paused = False
+            if id(act) not in self.slots:
+                self.raw[layer] = act
+            self._note(layer, (act,), {}, (out,))
+            return out
+
+        with edit(model, {layer: partial(source, layer) for layer in layers}), self:
+            pred = model(image, **inputs)
+        if missing := [layer for layer in layers if layer not in seen]:
+            raise ValueError(f"Layer {missing[0]!r} is never called in a forward of the model.")
+        if not isinstance(pred, Tensor) or id(pred) not in self.slots:
+            raise _Unrecordable("its output is no tensor that depends on the layers")
+        if any(tensor._version != version for tensor, version in self.versions):
+            raise _Unrecordable("it changes in place what the rest of it needs")
+        self.out = self.slots[id(pred)]
+        self.convolutions = self._updatable()
+        self.plans: dict[frozenset, list] = {}
+        outputs = {k for step, *_ in self.convolutions for k in step.outputs}
+        for step in self.steps:
+            if not outputs.intersection(step.outputs):
+                step.value = None
+        self.slots, self.alive, self.versions = {}, [], []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        result = function(*args, **kwargs)
+        flat, _ = tree_flatten((args, kwargs))
+        if not self.paused and any(isinstance(x, Tensor) and id(x) in self.slots for x in flat):
+            if {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape} & set(
+                function.tags
+            ):
+                raise _Unrecordable(f"it decides by values ({function})")
+            self._note(function, args, kwargs, result)
+        return result
+
+    def _note(self, function, args, kwargs, result) -> None:
+        flat, spec = tree_flatten((args, kwargs))
+        step = _Step(function, [], spec, [])
+        if not isinstance(function, str):
+            for written in _written(function, args, kwargs):
+                if id(written) not in self.slots:
+                    raise _Unrecordable(f"it writes into a fixed tensor ({function})")
+                step.writes = True
+                self.changed.add(_storage(written))
+        for x in flat:
+            if isinstance(x, Tensor) and id(x) in self.slots:
+                step.inputs.append(_Slot(self.slots[id(x)]))
+                continue
+            if isinstance(x, Tensor):
+                self.versions.append((x, x._version))
+            step.inputs.append(x)
+        for x in tree_flatten(result)[0]:
+            if isinstance(x, Tensor):
+                self.slots[id(x)] = self.count
+                step.outputs.append(self.count)
+                self.alive.append(x)
+                self.count += 1
+                step.value = x
+            elif x is None:
+                step.outputs.append(None)
+            else:
+                raise _Unrecordable(f"it decides by values ({function})")
+        self.steps.append(step)
+
+    def run(self, edits: Edits, given: Mapping[int, Tensor] | None = None) -> Tensor:
+        """The network's output with edits; ``given`` has values of slots that need no computing."""
+        given = given or {}
+        values: dict[int, Tensor] = dict(given)
+        key = frozenset(given)
+        if key not in self.plans:
+            self.plans[key] = self._plan(key)
+        # Casts were recorded as the operations that they are.
+        with torch.no_grad(), torch.autocast(self._device_type(), enabled=False):
+            for step, last in self.plans[key]:
+                inputs = [values[x.number] if isinstance(x, _Slot) else x for x in step.inputs]
+                args, kwargs = tree_unflatten(inputs, step.spec)
+                if isinstance(step.function, str):
+                    fn = edits.get(step.function)
+                    # A copy, as in the recording: operations in place may follow.
+                    result = args[0].clone() if fn is None else fn(args[0])
+                else:
+                    result = step.function(*args, **kwargs)
+                for number, x in zip(step.outputs, tree_flatten(result)[0], strict=True):
+                    if number is not None:
+                        values[number] = x
+                del inputs, args, kwargs, result
+                for number in last:
+                    values.pop(number, None)
+        return values[self.out]
+
+    def _device_type(self) -> str:
+        return next(iter(self.raw.values())).device.type
+
+    def _plan(self, given: frozenset[int]) -> list[tuple[_Step, list[int]]]:
+        """The steps that the output needs, and after each the slots of which it was the last."""
+        needed, plan, used = {self.out}, [], {self.out}
+        for step in reversed(self.steps):
+            if not (step.writes or needed.intersection(step.outputs) - given):
+                continue
+            takes = {x.number for x in step.inputs if isinstance(x, _Slot)}
+            needed |= takes
+            touched = takes | {k for k in step.outputs if k is not None}
+            plan.append((step, list(touched - used)))
+            used |= touched
+        return plan[::-1]
+
+    def _updatable(self) -> list[tuple[_Step, dict[tuple[str, int], list[int]], list]]:
+        """Convolutions that edited units enter directly, or through a concatenation of channels.
+
+        They are linear: what a removed unit gave can be subtracted. A step, (layer, unit) → its
+        input channels, and the convolution's arguments.
+        """
+        source: dict[int, list] = {}  # slot → for each channel (layer, unit) or None
+        found = []
+        for step in self.steps:
+            if step.writes or len(step.outputs) != 1:
+                continue
+            out = step.outputs[0]
+            if _storage(step.value) in self.changed:
+                continue
+            args, kwargs = tree_unflatten(step.inputs, step.spec)
+            if isinstance(step.function, str):
+                if step.function in self.raw:
+                    source[out] = [(step.function, k) for k in range(step.value.shape[1])]
+            elif step.function is torch.ops.aten.cat.default:
+                dim = args[1] if len(args) > 1 else kwargs.get("dim", 0)
+                parts = [
+                    source.get(x.number) if isinstance(x, _Slot) else [None] * x.shape[1]
+                    for x in (args[0] if dim in (1, -3) and step.value.ndim == 4 else ())
+                ]
+                if parts and all(part is not None for part in parts):
+                    source[out] = [channel for part in parts for channel in part]
+            elif step.function is torch.ops.aten.convolution.default:
+                x, weight, _, *_, transposed, _, groups = args
+                fixed = not any(isinstance(arg, _Slot) for arg in args[1:])
+                exact = step.value.dtype in (torch.float32, torch.float64)
+                if not (isinstance(x, _Slot) and x.number in source):
+                    continue
+                if fixed and exact and not transposed and groups == 1:
+                    channels = defaultdict(list)
+                    for c, unit in enumerate(source[x.number]):
+                        if unit is not None:
+                            channels[unit].append(c)
+                    found.append((step, dict(channels), args))
+        return found
+
+
+class _Whole:
+    """In place of a :class:`_Rest` for a network that cannot be recorded: all of it, every time."""
+
+    convolutions = ()
+
+    def __init__(self, model: nn.Module, image: Tensor, inputs: Mapping):
+        self.model, self.image, self.inputs = model, image, inputs
+        self.raw: dict[str, Tensor] = {}
+
+    def run(self, edits: Edits, given: Mapping | None = None) -> Tensor:
+        if not edits:
+            return self.model(self.image, **self.inputs)
+        with edit(self.model, edits):
+            return self.model(self.image, **self.inputs)
+
+
+class _Removal:
+    """Predictions as more and more units of one recording are removed."""
+
+    def __init__(self, rest: _Rest | _Whole, fills: Mapping[str, Tensor]):
+        for layer, raw in rest.raw.items():
+            _check_map(layer, raw, (), fills[layer])
+        self.rest, self.fills = rest, fills
+        self.gone: dict[str, list[int]] = {layer: [] for layer in fills}
+        self.given = {step.outputs[0]: step.value.clone() for step, *_ in rest.convolutions}
+
+    def __call__(self, units: Iterable[tuple[str, int]]) -> Tensor:
+        """Without these units, of which all that were removed before are part."""
+        new = set(units) - {(layer, k) for layer, gone in self.gone.items() for k in gone}
+        for step, channels, args in self.rest.convolutions:
+            _, weight, _, *rest = args
+            if some := [(unit, c) for unit in new for c in channels.get(unit, ())]:
+                change = torch.cat([self._change(*unit) for unit, _ in some], 1)
+                weight = weight[:, [c for _, c in some]]
+                self.given[step.outputs[0]] += torch.ops.aten.convolution.default(
+                    change, weight, None, *rest
+                )
+        for layer, k in new:
+            self.gone[layer].append(k)
+        edits = {
+            layer: _removing(layer, gone, self.fills[layer]) for layer, gone in self.gone.items()
+        }
+        return self.rest.run(edits, self.given)
+
+    def _change(self, layer: str, unit: int) -> Tensor:
+        raw = self.rest.raw[layer][:, unit : unit + 1]
+        return self.fills[layer][unit].to(raw) - raw
+
+
+def _written(function, args, kwargs) -> Iterator[Tensor]:
+    """The arguments that an operation changes in place."""
+    for i, argument in enumerate(function._schema.arguments):
+        if argument.alias_info is not None and argument.alias_info.is_write:
+            value = args[i] if i < len(args) else kwargs.get(argument.name)
+            yield from (x for x in tree_flatten(value)[0] if isinstance(x, Tensor))
+
+
+def _storage(x: Tensor) -> int:
+    return x.untyped_storage()._cdata
+
+
+# ------------------------------------------------------------------ a pass over a data set
+
+
+@dataclass(eq=False)
+class _Run:
+    """A model and a data set, ready to be gone through batch by batch."""
+
+    model: nn.Module
+    dataset: object
+    layers: list[str]
+    protocol: str
+    batch_size: int
+    device: torch.device
+    span: tuple[float, float]
+    recordable: bool = True
+
+    @classmethod
+    def prepare(cls, model, dataset, layers, *, protocol, batch_size, device=None):
+        describe_protocol(protocol)  # refuses an unknown one
+        chunks(1, batch_size)  # and a batch size below 1
+        if len(dataset) == 0:
+            raise ValueError("The data set is empty: there is nothing to measure.")
+        if device is None:
+            device = next((p.device for p in model.parameters()), torch.device("cpu"))
+        else:
+            model.to(device)
+        span = find_range(dataset, model)
+        return cls(model, dataset, layers, protocol, batch_size, torch.device(device), span)
+
+    def batches(
+        self, *, fills: Mapping[str, Tensor] | None = None, probe: Sequence = ()
+    ) -> Iterator[tuple[list[int], _Rest | _Whole, dict[str, Tensor], Callable]]:
+        """Indices, the remaining network, the batch, and what measures a prediction.
+
+        The first recording is compared with the whole network, with the units ``probe`` removed.
+        """
+        names_of = tuple(getattr(self.model, "input_names", ()))
+        fields, position = ("image", "depth", *names_of), 0
+        with evaluating(self.model):
+            for chunk in chunks(len(self.dataset), self.batch_size):
+                for names, batch in batches(self.dataset, chunk, self.batch_size, fields):
+                    batch = {k: v.to(self.device, non_blocking=True) for k, v in batch.items()}
+                    inputs = {k: batch[k] for k in names_of}
+                    rest = self._rest(batch["image"], inputs)
+                    if position == 0 and self.recordable:
+                        rest = self._compared(rest, batch["image"], inputs, fills, probe)
+                    measure = partial(
+                        image_metrics,
+                        target=batch["depth"],
+                        protocol=self.protocol,
+                        cap=self.span[1],
+                        names=names,
+                    )
+                    yield list(range(position, position + len(names))), rest, batch, measure
+                    position += len(names)
+
+    def check_valid(self, used: int) -> None:
+        if not used:
+            raise ValueError(
+                f"None of {len(self.dataset)} images has a valid pixel under "
+                f"{describe_protocol(self.protocol)} (cap {self.span[1]:g} m). "
+                "Is the depth in metres?"
+            )
+
+    def about(self, used: int) -> dict:
+        if used < len(self.dataset):
+            warnings.warn(
+                f"{len(self.dataset) - used} of {len(self.dataset)} images have no valid pixel and "
+                "were left out; n counts the others.",
+                stacklevel=3,
+            )
+        return {
+            "model": _name(self.model),
+            "dataset": str(getattr(self.dataset, "name", type(self.dataset).__name__)),
+            "protocol": self.protocol,
+            "layers": list(self.layers),
+            "images": used,
+        }
+
+    def _rest(self, image: Tensor, inputs: Mapping) -> _Rest | _Whole:
+        if self.recordable:
+            try:
+                return _Rest(self.model, self.layers, image, inputs)
+            except _Unrecordable as reason:
+                self._give_up(str(reason))
+        return _Whole(self.model, image, inputs)
+
+    def _compared(self, rest: _Rest, image, inputs, fills, probe) -> _Rest | _Whole:
+        """The recording itself, if it gives what the network gives."""
+        whole = _Whole(self.model, image, inputs)
+        if fills is None:
+            edits = {layer: lambda act: act * 0.5 for layer in self.layers}
+            found, expected = rest.run(edits), whole.run(edits)
+        else:
+            found, expected = _Removal(rest, fills)(probe), _Removal(whole, fills)(probe)
+        # Reduced-precision products (TF32) stay within this; a part that was missed does not.
+        near = 1e-3 * expected.abs().max()
+        if found.shape == expected.shape and bool(((found - expected).abs() <= near).all()):
+            return rest
+        self._give_up("run alone, the recorded part gives something else")
+        return whole
+
+    def _give_up(self, reason: str) -> None:
+        self.recordable = False
+        warnings.warn(
+            f"The part of {type(self.model).__name__} behind {', '.join(self.layers)} cannot be "
+            f"run alone: {reason}. The whole network runs at every step, with the same result, "
+            "but slower.",
+            stacklevel=2,
+        )
+
+
+def _over_images(values: Mapping[str, Tensor], protocol: str) -> dict[str, Tensor]:
+    """Metric → (…, images) to metric → (…)."""
+    pooled = POOLED if PROTOCOLS[protocol].pooled_rms else ()
+    means = {key: value.mean(-1) for key, value in values.items()}
+    return {key: mean.sqrt() if key in pooled else mean for key, mean in means.items()}
+
+
+# ------------------------------------------------------------------ checks and helpers
+
+
+def _removing(layer: str, units: Sequence[int], fill: Tensor | None) -> Callable:
+    """The edit that sets units to their value in ``fill`` (K,), or to 0."""
+
+    def remove(act: Tensor) -> Tensor:
+        _check_map(layer, act, units, fill)
+        gone = torch.zeros(act.shape[1], dtype=torch.bool)
+        gone[list(units)] = True
+        value = act.new_zeros(()) if fill is None else fill.to(act)[:, None, None]
+        return torch.where(gone.to(act.device)[:, None, None], value, act)
+
+    return remove
+
+
+def _mean_response(dissection: Dissection, layer: str) -> Tensor:
+    """(K,) mean over all measured pixels, those beyond the last bin too."""
+    return dissection.sums[layer].sum(1) / dissection.pixels[layer].sum()
+
+
+def _derangement(n: int, generator: random.Random) -> list[int]:
+    """A random permutation that leaves nothing in its place: one cycle (Sattolo)."""
+    order = list(range(n))
+    for i in range(n - 1, 0, -1):
+        j = generator.randrange(i)
+        order[i], order[j] = order[j], order[i]
+    return order
+
+
+def _named(units: Units) -> dict[str, Sequence[int]]:
+    if not isinstance(units, Mapping) or not units:
+        raise ValueError(f'Units are named by layer, {{"MFF": [3, 7]}}; got {units!r}.')
+    return dict(units)
+
+
+def _units(layer: str, chosen: Sequence[int]) -> list[int]:
+    given = [chosen] if isinstance(chosen, int) else list(chosen)
+    numbers = [int(k) for k in given]
+    if not numbers:
+        raise ValueError(f"No units of layer {layer!r} given.")
+    if numbers != given or min(numbers) < 0:
+        raise ValueError(f"Units of {layer!r} are whole numbers from 0 on; got {given}.")
+    if twice := sorted({k for k in numbers if numbers.count(k) > 1}):
+        raise ValueError(f"Units of {layer!r} named more than once: {twice}.")
+    return numbers
+
+
+def _check_units(layer: str, chosen: Sequence[int], units: int) -> None:
+    if beyond := [k for k in chosen if k >= units]:
+        raise ValueError(
+            f"Layer {layer!r} has {units} units, 0 … {units - 1}; got unit {beyond[0]}."
+        )
+
+
+def _check_map(layer: str, act, chosen: Sequence[int], per_unit: Tensor | None) -> None:
+    """An activation that units can be told apart in, as many as a dissection has."""
+    if not isinstance(act, Tensor) or act.ndim != 4:
+        given = tuple(act.shape) if isinstance(act, Tensor) else type(act).__name__
+        raise ValueError(
+            f"Layer {layer!r} gives {given}. Units are taken from a map: choose a layer that "
+            "gives (B, K, h, w)."
+        )
+    if per_unit is not None and len(per_unit) != act.shape[1]:
+        raise ValueError(
+            f"Layer {layer!r} has {act.shape[1]} units, in the dissection {len(per_unit)}: it was "
+            "made for another model. Dissect this one."
+        )
+    _check_units(layer, chosen, act.shape[1])
+
+
+def _name(model: nn.Module) -> str:
+    return str(getattr(model, "name", type(model).__name__))
+
+
+def _check_dissection(model: nn.Module, dissection: Dissection, layers: Iterable[str]) -> None:
+    of = dissection.about.get("model", _name(model))
+    if of != _name(model):
+        raise ValueError(
+            f"The dissection was made for the model {of!r}, this one is {_name(model)!r}. Dissect "
+            "this one."
+        )
+    for layer in layers:
+        find_layer(model, layer)
+        dissection._known(layer)
+
+
+def _checked_layers(model: nn.Module, dissection: Dissection, layers: Iterable[str]) -> list[str]:
+    layers = [layers] if isinstance(layers, str) else list(layers)
+    if not layers or len(set(layers)) < len(layers):
+        raise ValueError(f"Name at least one layer, and each once; got {layers}.")
+    _check_dissection(model, dissection, layers)
+    return layers
+
+
+def _check_span(dissection: Dissection, layers: Iterable[str], span: tuple[float, float]) -> None:
+    for layer in layers:
+        end = dissection.bins[layer].edges[-1].item()
+        if not math.isclose(end, span[1]):
+            raise ValueError(
+                f"The bins of {layer!r} in the dissection end at {end:g} m, this data set's depth "
+                f"at {span[1]:g} m. Dissect on data of the same range (`bins=` says which)."
+            )
+
+
+def _known(kind: str, given: Iterable[str], allowed: Sequence[str]) -> list[str]:
+    given = [given] if isinstance(given, str) else list(dict.fromkeys(given))
+    if not given or (unknown := [name for name in given if name not in allowed]):
+        what = repr(unknown[0]) if given else "none"
+        raise ValueError(f"Unknown {kind} {what}. Known: {', '.join(allowed)}.")
+    return given
