@@ -72,7 +72,7 @@ class Job:
     @property
     def few(self) -> int:
         """Test images of the experiments, each of which runs the network many times."""
-        return 32 if self.config.model.startswith("mff") else 64
+        return {"mff": 24, "real": 32}.get(self.group, 64)
 
     @property
     def folder(self) -> Path:
@@ -167,7 +167,9 @@ def measure(job: Job) -> None:
         result["few"] = len(few)
         result["ablation"] = ablation(model, few, seen, layers)
         # Layers apart: pooled, a layer near the output may pass for its units' selectivity.
-        result["ablation_by_layer"] = {k: ablation(model, few, seen, [k])["area"] for k in layers}
+        result["ablation_by_layer"] = {
+            k: ablation(model, few, seen, [k], orders=("most", "least"))["area"] for k in layers
+        }
         corrected = correction_effects(model, few, seen, layers, controls=CONTROLS)
         result["correction"] = corrected.to_dict("records")
         by = "assigned" if job.method == "assign" else "best"
@@ -177,10 +179,12 @@ def measure(job: Job) -> None:
         temporary.write_text(json.dumps(result))
 
 
-def ablation(model, dataset, seen, layers) -> dict:
+def ablation(model, dataset, seen, layers, *, orders=("most", "least", "random")) -> dict:
     units = sum(len(seen.sums[layer]) for layer in layers)
     points = sorted({*range(0, units, max(1, units // 16)), units})
-    curve = ablation_curve(model, dataset, seen, layers, points=points, num_random=DRAWS)
+    curve = ablation_curve(
+        model, dataset, seen, layers, orders=orders, points=points, num_random=DRAWS
+    )
     return {
         "area": {metric: curve.area(metric)._asdict() for metric in ("d1", "rms")},
         "curves": curve.frame[["order", "repeat", "removed", "d1", "rms"]].to_dict("list"),
@@ -266,7 +270,6 @@ def quantities(result: dict) -> dict[str, float]:
     row |= {"area": area["area"], "area low": area["low"], "band high": area["band_high"]}
     parts = [area["d1"] for area in result["ablation_by_layer"].values()]
     row["area by layer"] = sum(part["area"] for part in parts) / len(parts)
-    row["layers beyond band"] = sum(part["area"] > part["band_high"] for part in parts)
     steps = {(c["control"], c["blend"]): c for c in result["correction"]}
     before = steps["none", 0.0]
     row |= {"d1 before": before["d1"], "rms before": before["rms"]}

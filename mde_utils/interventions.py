@@ -553,6 +553,7 @@ class _Step:
     spec: object
     outputs: list[int | None]
     writes: bool = False  # changes an input in place
+    quicker: Callable | None = None  # of the first input alone, with the same result
     value: Tensor | None = None  # what it gave without edits, of an updatable convolution
 
 
@@ -562,7 +563,8 @@ class _Rest(TorchDispatchMode):
     Every operation of torch that takes a value depending on a layer's output is recorded; all the
     others have run, and only those of their results that a recorded operation takes are kept. So
     for any network, and for layers that feed each other, ``run(edits)`` is what the network gives
-    inside ``edit(model, edits)``, by the same operations in the same order.
+    inside ``edit(model, edits)``, by the same operations in the same order (but for two kinds of
+    convolution, see :func:`_quicker`).
     """
 
     def __init__(self, model: nn.Module, layers: Sequence[str], image: Tensor, inputs: Mapping):
@@ -608,6 +610,8 @@ class _Rest(TorchDispatchMode):
         for step in self.steps:
             if not outputs.intersection(step.outputs):
                 step.value = None
+        for step in self.steps:
+            step.quicker = _quicker(step)
         self.slots, self.alive, self.versions = {}, [], []
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
@@ -667,6 +671,8 @@ class _Rest(TorchDispatchMode):
                     fn = edits.get(step.function)
                     # A copy, as in the recording: operations in place may follow.
                     result = args[0].clone() if fn is None else fn(args[0])
+                elif step.quicker is not None:
+                    result = step.quicker(args[0])
                 else:
                     result = step.function(*args, **kwargs)
                 for number, x in zip(step.outputs, tree_flatten(result)[0], strict=True):
@@ -781,6 +787,75 @@ class _Removal:
     def _change(self, layer: str, unit: int) -> Tensor:
         raw = self.rest.raw[layer][:, unit : unit + 1]
         return self.fills[layer][unit].to(raw) - raw
+
+
+# Two convolutions that torch's CPU kernels are slow at, as the refinement of MFF has them: 5x5 with
+# 128 units in and out, and with 128 in and one out. They give the same to float rounding.
+_WIDE, _FEW, _TILE = 64, 4, 16
+
+
+def _quicker(step: _Step) -> Callable | None:
+    """A quicker function of a recorded convolution's input, where there is one."""
+    if step.function is not torch.ops.aten.convolution.default or any(
+        isinstance(x, _Slot) for x in step.inputs[1:]
+    ):
+        return None
+    args, _ = tree_unflatten(step.inputs, step.spec)
+    _, weight, bias, stride, padding, dilation, transposed, _, groups = args
+    out, inp, *kernel = weight.shape
+    if (
+        (weight.device.type, weight.dtype, groups) != ("cpu", torch.float32, 1)
+        or transposed
+        or len(kernel) != 2
+        or {*stride, *dilation} != {1}
+        or len({*kernel}) + len({*padding}) != 2
+        or inp < _WIDE
+    ):
+        return None
+    if out <= _FEW and kernel[0] > 1:
+        return partial(_few_out, weight=weight, bias=bias, padding=padding[0])
+    if out >= _WIDE and 5 <= kernel[0] <= _TILE // 2:
+        table = torch.fft.rfft2(weight.flip(2, 3), (_TILE, _TILE))
+        table = table.permute(2, 3, 0, 1).flatten(0, 1).contiguous()
+        return partial(_by_fft, table=table, bias=bias, kernel=kernel[0], padding=padding[0])
+    return None
+
+
+def _few_out(x: Tensor, *, weight: Tensor, bias: Tensor | None, padding: int) -> Tensor:
+    """A convolution to few channels: one product for all places of the kernel, shifted and added.
+
+    Args:
+        x: (B, C, h, w).
+        weight: (O, C, k, k).
+    """
+    k, (h, w) = weight.shape[-1], x.shape[-2:]
+    parts = weight.flip(2, 3).permute(0, 2, 3, 1).reshape(-1, weight.shape[1])
+    parts = (parts @ x.flatten(2)).view(len(x), -1, h * w)
+    # Each cell's share of the outputs around it; those at h + 2 padding − k + 1 are kept.
+    size, cut = (h + k - 1, w + k - 1), k - 1 - padding
+    y = F.fold(parts, size, k)
+    y = y[..., cut : size[0] - cut, cut : size[1] - cut] if cut >= 0 else F.pad(y, [-cut] * 4)
+    return y if bias is None else y + bias[:, None, None]
+
+
+def _by_fft(x: Tensor, *, table: Tensor, bias: Tensor | None, kernel: int, padding: int) -> Tensor:
+    """A convolution as products of the Fourier transforms of overlapping tiles (overlap-save).
+
+    Args:
+        x: (B, C, h, w).
+        table: (frequencies, O, C), of the flipped weight.
+    """
+    (b, c, h, w), t, step = x.shape, _TILE, _TILE - kernel + 1
+    h, w = h + 2 * padding - kernel + 1, w + 2 * padding - kernel + 1
+    rows, columns = -(-h // step), -(-w // step)
+    below, right = rows * step - h + padding, columns * step - w + padding
+    tiles = F.pad(x, (padding, right, padding, below)).unfold(2, t, step).unfold(3, t, step)
+    waves = torch.fft.rfft2(tiles.permute(4, 5, 1, 0, 2, 3).contiguous(), dim=(0, 1))
+    waves = torch.bmm(table, waves.reshape(len(table), c, -1))
+    waves = waves.view(t, t // 2 + 1, -1, b, rows, columns)
+    y = torch.fft.irfft2(waves, (t, t), dim=(0, 1))[kernel - 1 :, kernel - 1 :]
+    y = y.permute(3, 2, 4, 0, 5, 1).reshape(b, -1, rows * step, columns * step)[..., :h, :w]
+    return y.contiguous() if bias is None else y + bias[:, None, None]
 
 
 def _written(function, args, kwargs) -> Iterator[Tensor]:

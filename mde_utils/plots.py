@@ -606,7 +606,8 @@ def plot_published(table: pd.DataFrame, metrics: Mapping[str, str]) -> Figure:
     keys = {}
     for ax, (metric, words) in zip(axes[0], metrics.items(), strict=True):
         for y, names in enumerate(rows):
-            part = points[(points[row] == names).all(axis=1) & (points["metric"] == metric)]
+            own_row = (points[row] == pd.Series(names, row)).all(axis=1)
+            part = points[own_row & (points["metric"] == metric)]
             for point in part.itertuples():
                 colour, look, _, name = _METHODS[point.method]
                 at = y + 0.2 * (["baseline", "reg", "assign"].index(point.method) - 1)

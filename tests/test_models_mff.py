@@ -188,18 +188,15 @@ def test_an_old_checkpoint_gives_the_same_depth(small, tmp_path, wrapped):
 
 
 def test_densenets_dotted_names_are_read():
-    model = build_model("mff_densenet121")
     dotted = {}
-    for key, value in old_style(model.state_dict()).items():
+    for key, value in old_style(on_meta("mff_densenet161").state_dict()).items():
         for kind in ("norm", "conv"):
             for i in (1, 2):
                 key = key.replace(f".{kind}{i}.", f".{kind}.{i}.")
         dotted[key] = value
     assert "module.E.features.denseblock1.denselayer2.norm.1.weight" in dotted
-    other = build_model("mff_densenet121")
-    report = load_weights(other, dotted)
-    assert report.ok
-    assert all(torch.equal(other.state_dict()[k], v) for k, v in model.state_dict().items())
+    report = load_weights(on_meta("mff_densenet161"), dotted)
+    assert report.ok and report.loaded == len(dotted)
 
 
 @pytest.mark.parametrize(
@@ -275,7 +272,6 @@ def test_offline_imagenet_says_how_to_go_on(monkeypatch):
         ("mff_resnet18.tv_in22k", "no weights 'resnet18.tv_in22k'.*resnet18.tv_in1k"),
         ("mff_vit_tiny_patch16_224", "strides 4, 8, 16 and 32, but .* has 16, 16, 16"),
         ("mff_swin_tiny_patch4_window7_224", "224x224 only"),
-        ("mff_mixer_b16_224", "features_only"),
         ("mf_resnet50", "Known models: .*mff_<timm name>.*Did you mean 'mff_resnet50'"),
     ],
 )

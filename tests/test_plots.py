@@ -16,6 +16,7 @@ from mde_utils.attacks import fgsm, trace_errors
 from mde_utils.depth_bins import DepthBins
 from mde_utils.dissection import dissect
 from mde_utils.interventions import ablation_curve, correction_effects
+from mde_utils.paper import MEASURED, comparison
 
 
 class Net(nn.Module):
@@ -403,6 +404,11 @@ def test_ablation_shows_orders_band_and_area(items):
         area = 100 * curve.area(metric).area
         assert f"area between the curves {area:.1f} %" in texts(figure)
     assert "units of layer set to zero · list, 3 images, protocol imde" in texts(figure)
+    away = ablation_curve(net, items, seen, ["layer"], num_random=4, mean=True)
+    figure = plots.plot_ablation({"one": curve, "other": away, "third": curve}, columns=2)
+    assert [ax.get_title().split("\n")[0] for ax in figure.axes] == ["one", "other", "third"]
+    assert len({ax.get_ylim() for ax in figure.axes}) == 1  # on one scale
+    assert "set to zero" in texts(figure) and "set to mean response" in texts(figure)
     curve = ablation_curve(net, items, seen, ["layer"], orders="most")
     assert "area" not in texts(plots.plot_ablation(curve))
 
@@ -531,3 +537,48 @@ def test_blame_bars_are_the_shares_in_percent(traced):
     for bars, column, sign in zip(widths, columns, (1, -1, 1, -1), strict=True):
         assert bars == pytest.approx((100 * sign * units[column]).tolist(), nan_ok=True)
     assert units.repaired_clean.isna().sum() == 1  # two units were set back
+
+
+def test_published_and_measured_stand_apart():
+    row = {
+        "table": "1", "dataset": "rooms", "model": "meter_xxs", "layers": "dec_3", "protocol": "",
+        "metric": "selectivity", "group": "mine", "size": "64x128", "seeds": 3, "images": 9,
+        "definition": "paper",
+    }  # fmt: skip
+    values = {"baseline": (0.2, 0.1, 0.3), "assign": (0.6, 0.5, 0.65)}
+    rows = [
+        row | {"method": method, "mean": mean, "low": low, "high": high}
+        for method, (mean, low, high) in values.items()
+    ]
+    names = {"selectivity": "test selectivity", "d1": "δ1"}
+
+    def draw(measured):
+        measured = pd.DataFrame(measured, columns=MEASURED)
+        return plots.plot_published(pd.concat([comparison(t, measured) for t in (1, 2)]), names)
+
+    selectivity, d1 = draw(rows).axes
+    labels = [label.get_text() for label in selectivity.get_yticklabels()]
+    assert labels == [
+        "mff_resnet50 · D+MFF · nyu · published",
+        "mff_senet154 · D+MFF · nyu · published",
+        "meter_xxs · dec_3 · rooms · 64x128",
+    ]
+    points = [line for line in selectivity.lines if line.get_marker() not in ("None", "", None)]
+    at = {(round(p.get_ydata()[0]), p.get_xdata()[0]): p.get_mfc() for p in points}
+    assert len(at) == 8
+    assert {x for (y, x), face in at.items() if face == "white"} == {
+        0.4286, 0.6039, 0.7529, 0.4691, 0.5694, 0.7693,
+    }  # fmt: skip
+    assert {(y, x) for (y, x), face in at.items() if face != "white"} == {(2, 0.2), (2, 0.6)}
+    bars = [path.vertices[:, 0].tolist() for c in selectivity.collections for path in c.get_paths()]
+    assert sorted(bars) == [[0.1, 0.3], [0.5, 0.65]]
+    assert len(d1.collections) == 0 and d1.get_xlabel() == "δ1"
+
+    # A measurement of a published number has its own row below it; without any there are two.
+    same = row | {"dataset": "nyu", "model": "mff_resnet50", "layers": "D+MFF", "method": "reg"}
+    labels = draw([same | {"mean": 0.5, "low": 0.4, "high": 0.6}]).axes[0].get_yticklabels()
+    ends = [label.get_text().split(" · ")[-1] for label in labels]
+    assert ends == ["published", "64x128", "published"]
+    assert len(draw([]).axes[0].get_yticklabels()) == 2
+    with pytest.raises(ValueError, match="none of selectivity, d1"):
+        plots.plot_published(comparison(1, pd.DataFrame(columns=MEASURED)).iloc[:0], names)

@@ -114,14 +114,8 @@ def make_encoder(
         layers = dict(net.features.named_children())
         channels = [t.conv.out_channels for key, t in layers.items() if "transition" in key]
         return DenseNet(net), [*channels, net.num_features], net.pretrained_cfg
-    try:
-        with torch.device("meta"):
-            info = timm.create_model(backbone, features_only=True).feature_info
-    except (RuntimeError, AttributeError, TypeError, KeyError) as error:
-        raise ValueError(
-            f"{name!r}: timm's {arch} gives no features (features_only): {error}. Use one that "
-            "does, for example mff_resnet18."
-        ) from None
+    with torch.device("meta"):
+        info = timm.create_model(backbone, features_only=True).feature_info
     reduction, channels = info.reduction(), info.channels()
     missing = [stride for stride in STRIDES if stride not in reduction]
     if missing:
@@ -138,9 +132,11 @@ def make_encoder(
             f"{name!r}: {arch} takes images of {height}x{width} only. Use a backbone that takes "
             "any size, for example mff_resnet18."
         )
-    indices = [len(reduction) - 1 - reduction[::-1].index(stride) for stride in STRIDES]
+    last = {stride: i for i, stride in enumerate(reduction)}  # the last map of each stride
+    places = [last[stride] for stride in STRIDES]
+    indices = [info.out_indices[i] for i in places]  # timm's own numbers need not start at 0
     net = _timm(backbone, pretrained, features_only=True, out_indices=indices)
-    return net, [channels[i] for i in indices], cfg
+    return net, [channels[i] for i in places], cfg
 
 
 def _timm(backbone: str, pretrained: bool, **options) -> nn.Module:
