@@ -29,7 +29,7 @@ def test_registries_name_what_exists():
     from importlib import import_module
 
     assert {"rooms", "nyu"} <= {*DATASETS}
-    assert {*AUGMENTATIONS} == {"meter", "mff"}
+    assert {*AUGMENTATIONS} == {"meter", "mff", "mff_crop"}
     assert hasattr(import_module("mde_utils.data.nyu"), DATASETS["nyu"][1])
 
 

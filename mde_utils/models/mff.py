@@ -305,11 +305,21 @@ class MFF(DepthModel):
         """(b, 3, h, w) normalised -> (b, 1, h/2, w/2) in metres.
 
         Raises:
-            ValueError: h or w is no multiple of 4, or smaller than 32.
+            ValueError: h or w is no multiple of 4, or smaller than 32, or what the backbone, which
+                may ask for more, cannot take.
         """
-        check_size(*x.shape[-2:], name=self.name)
-        half = x.shape[-2] // 2, x.shape[-1] // 2
-        blocks = self.E(x)
+        height, width = x.shape[-2:]
+        check_size(height, width, name=self.name)
+        half = height // 2, width // 2
+        try:
+            blocks = self.E(x)
+        except (AssertionError, RuntimeError) as error:
+            if isinstance(error, torch.OutOfMemoryError) or not (height % 32 or width % 32):
+                raise
+            raise ValueError(
+                f"The backbone of {self.name} cannot take images of {height}x{width}: {error}. "
+                "Try multiples of 32."
+            ) from error
         sizes = [tuple(block.shape[-2:]) for block in blocks[-2::-1]]
         decoded = self.D(blocks[-1], [*sizes, half])
         fused = self.MFF(blocks, half)
