@@ -271,6 +271,7 @@ def test_offline_imagenet_says_how_to_go_on(monkeypatch):
         ("mff_resnet18.tv_in22k", "no weights 'resnet18.tv_in22k'.*resnet18.tv_in1k"),
         ("mff_vit_tiny_patch16_224", "strides 4, 8, 16 and 32, but .* has 16, 16, 16"),
         ("mff_swin_tiny_patch4_window7_224", "224x224 only"),
+        ("mff_mambaout_femto", "NHWC, not NCHW"),
         ("mf_resnet50", "Known models: .*mff_<timm name>.*Did you mean 'mff_resnet50'"),
     ],
 )
@@ -301,7 +302,7 @@ def test_a_backbone_may_ask_for_more():
     """DLA adds maps that were rounded up to others that were rounded down."""
     model = on_meta("mff_dla34")
     assert model(torch.rand(1, 3, 64, 96, device="meta")).shape == (1, 1, 32, 48)
-    with pytest.raises(ValueError, match="backbone of mff_dla34 .* 228x304.*multiples of 32"):
+    with pytest.raises(ValueError, match="of mff_dla34 failed .* 228x304.*multiples of 32"):
         model(torch.rand(1, 3, 228, 304, device="meta"))
 
 

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import timm
 import torch
 import torch.nn.functional as F
+from timm.layers import Format
 from torch import Tensor, nn
 
 from .base import DepthModel
@@ -115,7 +116,8 @@ def make_encoder(
         channels = [t.conv.out_channels for key, t in layers.items() if "transition" in key]
         return DenseNet(net), [*channels, net.num_features], net.pretrained_cfg
     with torch.device("meta"):
-        info = timm.create_model(backbone, features_only=True).feature_info
+        probe = timm.create_model(backbone, features_only=True)
+    info, layout = probe.feature_info, getattr(probe, "output_fmt", Format.NCHW)
     reduction, channels = info.reduction(), info.channels()
     missing = [stride for stride in STRIDES if stride not in reduction]
     if missing:
@@ -131,6 +133,11 @@ def make_encoder(
         raise ValueError(
             f"{name!r}: {arch} takes images of {height}x{width} only. Use a backbone that takes "
             "any size, for example mff_resnet18."
+        )
+    if layout != Format.NCHW:
+        raise ValueError(
+            f"{name!r}: {arch} gives maps as {layout.value}, not NCHW. Use another backbone, for "
+            "example mff_resnet18."
         )
     last = {stride: i for i, stride in enumerate(reduction)}  # the last map of each stride
     places = [last[stride] for stride in STRIDES]
@@ -314,11 +321,11 @@ class MFF(DepthModel):
         try:
             blocks = self.E(x)
         except (AssertionError, RuntimeError) as error:
-            if isinstance(error, torch.OutOfMemoryError) or not (height % 32 or width % 32):
+            if isinstance(error, torch.OutOfMemoryError):
                 raise
             raise ValueError(
-                f"The backbone of {self.name} cannot take images of {height}x{width}: {error}. "
-                "Try multiples of 32."
+                f"The backbone of {self.name} failed on images of {height}x{width}: {error}. If "
+                "it asks for other sizes, try multiples of 32, or larger ones."
             ) from error
         sizes = [tuple(block.shape[-2:]) for block in blocks[-2::-1]]
         decoded = self.D(blocks[-1], [*sizes, half])
