@@ -12,8 +12,8 @@ export MDE_PROFILE
 PY := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
 # These train for hours: run them by hand.
-LONG := benchmarks/meter_selectivity.py benchmarks/paper_claims.py
-BENCHMARKS := $(filter-out benchmarks/_common.py $(LONG),$(sort $(wildcard benchmarks/*.py)))
+LONG := benchmarks/meter_selectivity.py benchmarks/paper_claims.py benchmarks/other_networks.py
+BENCHMARKS := $(filter-out benchmarks/_% $(LONG),$(sort $(wildcard benchmarks/*.py)))
 
 help:  ## this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1~\2/p' $(firstword $(MAKEFILE_LIST)) | awk -F'~' '{printf "%-15s %s\n", $$1, $$2}'

@@ -10,56 +10,30 @@ assignment ("assign"), over seeds; every row of the table has its whole config b
 Takes hours on two cores. Runs live in runs/meter_selectivity and go on where they were cut short.
 """
 
-import argparse
-import json
 import math
-import os
-import subprocess
-import sys
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import replace
 
 import matplotlib
 
 matplotlib.use("Agg")
 import pandas as pd
-import torch
 import torch.nn.functional as F
-from _common import PROJECT, RESULTS, machine, markdown_table, real_data, write_result
-from real_nyu_dissection import weights
+from _common import RESULTS, markdown_table, write_result
+from _trainings import SEEDS, Job, Study, about, datasets, selective, variants
 from torch import nn
 
 from mde_utils import plots
-from mde_utils.data import load_dataset
 from mde_utils.dissection import dissect
-from mde_utils.environment import seed_everything
 from mde_utils.evaluation import evaluate
 from mde_utils.files import atomic
-from mde_utils.models import build_model
-from mde_utils.runs import LAST
-from mde_utils.training import TrainConfig, fit
+from mde_utils.training import TrainConfig
 
-RUNS = PROJECT / "runs" / "meter_selectivity"
-SEEDS = (0, 1, 2)
 DECODER = ("dec_1", "dec_2", "dec_3")
 NOTEBOOK = ("dec_3", "enc_4")  # what the METER notebook regularised
 SETS = (DECODER, ("dec_3",), NOTEBOOK)
 LARGE, MIDDLE, SMALL = (192, 256), (128, 192), (64, 128)
 # Of the loss; the first is what the other groups have.
 OPTIONS = ({}, {"imde_warmup": 0.0}, {"imde_coverage": True}, {"imde_ema": 0.9})
-
-
-@dataclass(frozen=True)
-class Job:
-    """One training: its group in the report, how many test images, and its config."""
-
-    group: str
-    test_images: int
-    config: TrainConfig
-
-    @property
-    def folder(self) -> Path:
-        return RUNS / self.config.run_name()
 
 
 def rooms(size, images, **settings) -> TrainConfig:
@@ -74,19 +48,6 @@ def nyu(size, **settings) -> TrainConfig:
     options = {"size": list(size), "val_by": "row", "train": {"augment": "meter"}}
     defaults = {"batch_size": 16, "schedule": "cosine", "cfg_layers": DECODER}
     return TrainConfig(dataset="nyu", data_options=options, **{**defaults, **settings})
-
-
-def selective(config: TrainConfig, alpha: float, **changes) -> TrainConfig:
-    """With the term, its weight growing over the first third of the epochs."""
-    settings = {"neuron_selective": True, "imde_warmup": round(config.num_epochs / 3, 2)}
-    return replace(config, imde_alpha=alpha, **{**settings, **changes})
-
-
-def variants(config: TrainConfig, alpha: float):
-    """Baseline, direct regularisation, assignment."""
-    yield config
-    for method in ("reg", "assign"):
-        yield selective(config, alpha, method=method)
 
 
 def jobs() -> list[Job]:
@@ -126,66 +87,24 @@ def jobs() -> list[Job]:
     return found
 
 
-def finished() -> dict[int, dict]:
-    """Job -> what it gave, from its run folder, else from the committed results."""
-    found, committed = {}, {}
-    path = RESULTS / "meter_selectivity.json"
-    if path.is_file():
-        for row in json.loads(path.read_text())["rows"]:
-            committed[_key(row["group"], TrainConfig.from_dict(row["config"]))] = row
-    for number, job in enumerate(jobs()):
-        path = job.folder / "result.json"
-        if path.is_file():
-            found[number] = json.loads(path.read_text())
-        elif _key(job.group, job.config) in committed:
-            found[number] = committed[_key(job.group, job.config)]
-    return found
-
-
-def _key(group: str, config: TrainConfig) -> str:
-    # "options" repeats a setting of "rooms", which is trained once.
-    group = "rooms" if group == "options" else group
-    return group + json.dumps(config.identity(), sort_keys=True)
+# "options" repeats a setting of "rooms", which is trained once.
+STUDY = Study("meter_selectivity", jobs(), same={"options": "rooms"})
 
 
 # ------------------------------------------------------------------ training
 
 
-def train(number: int) -> None:
-    """One job, in a process of its own."""
-    job = jobs()[number]
-    config = replace(job.config, run_dir=str(job.folder))
-    options = dict(config.data_options)
-    own = {split: options.pop(split, {}) for split in ("train", "val")}
-    if config.dataset == "nyu":
-        options["root"] = real_data() / "nyu"
-    sets = {s: load_dataset(config.dataset, s, **options, **own[s]) for s in ("train", "val")}
-    plain = {k: v for k, v in own["train"].items() if k != "augment"}
-    sets["seen"] = load_dataset(
-        config.dataset, "train", **options, **plain | {"limit": min(300, len(sets["train"]))}
-    )
-    sets["test"] = load_dataset(config.dataset, "test", **options, limit=job.test_images)
-
-    seed_everything(config.seed)
-    model = build_model(config.model)
-    if config.weights:
-        model = build_model(config.model, weights=weights())
-    history = fit(model, sets["train"], sets["val"], config)
-    # The same budget for all: the epoch that is best by depth may be one before the term acts.
-    model.load_state_dict(torch.load(job.folder / LAST, weights_only=True)["model"])
+def measure(job: Job) -> dict:
+    sets, config = datasets(job.config, job.test_images), job.config
+    model, history = STUDY.trained(job, sets)
     metrics = evaluate(model, sets["test"])
     seen = dissect(model, sets["seen"], config.cfg_layers)
     every = dissect(model, sets["test"], list(model.taps))
     perfect = Ceiling(model, {layer: every.bins[layer] for layer in config.cfg_layers})
     ceiling = dissect(perfect, sets["test"], config.cfg_layers)
     units = every.to_frame().groupby("layer")
-    result = {
-        "group": job.group,
-        "config": config.identity(),
-        "test": f"{sets['test'].name}, {len(sets['test'])} images",
-        "train_images": len(sets["train"]),
+    return about(job, sets) | {
         "protocol": "imde",
-        "definition": "paper",
         "metrics": metrics,
         "layers": {
             layer: {
@@ -201,10 +120,7 @@ def train(number: int) -> None:
         "selectivity_of_all_layers": {layer: every.mean(layer) for layer in every.layers},
         "gradient_ratio": float(history.frame.gradient_ratio.iloc[-1]),
         "best_epoch": history.best_epoch,
-        "machine": {**machine(), "torch_threads": torch.get_num_threads()},
     }
-    with atomic(job.folder / "result.json") as temporary:
-        temporary.write_text(json.dumps(result))
 
 
 class Ceiling(nn.Module):
@@ -225,53 +141,14 @@ class Ceiling(nn.Module):
         return pred
 
 
-def train_all(groups, workers: int) -> None:
-    done = finished()
-    todo = [
-        number
-        for number, job in enumerate(jobs())
-        if (not groups or job.group in groups) and number not in done
-    ]
-    in_processes(__file__, todo, workers)
-
-
-def in_processes(script: str, numbers: list[int], workers: int) -> None:
-    """`script --one` for each number, in a process with its share of the cores."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    environment = os.environ | {"OMP_NUM_THREADS": str(max(1, cores // workers))}
-    running: list[subprocess.Popen] = []
-    print(f"{len(numbers)} trainings to do, {workers} at a time", flush=True)
-    for number in numbers:
-        while len(running) >= workers:
-            running = _finished(running)
-        print(f"{script} --one {number}", flush=True)
-        running.append(
-            subprocess.Popen([sys.executable, script, "--one", str(number)], env=environment)
-        )
-    while running:
-        running = _finished(running)
-
-
-def _finished(running):
-    try:
-        running[0].wait(timeout=1)
-    except subprocess.TimeoutExpired:
-        pass
-    for process in running:
-        if process.poll() not in (None, 0):
-            raise SystemExit("A training failed; see above. The others can be gone on with.")
-    return [process for process in running if process.poll() is None]
-
-
 # ------------------------------------------------------------------ the report
 
 
 def table() -> pd.DataFrame:
     """A row a finished training."""
     rows = []
-    every = jobs()
-    for number, result in finished().items():
-        job, config = every[number], result["config"]
+    for job, result in STUDY.finished():
+        config = result["config"]
         method = config["method"] if config["neuron_selective"] else "baseline"
         sets = [tuple(config["cfg_layers"])]
         if job.group == "rooms" and method == "baseline":
@@ -280,7 +157,7 @@ def table() -> pd.DataFrame:
             layers = [result["layers"][name] for name in names]
             rows.append(
                 {
-                    "job": number,
+                    "job": STUDY.jobs.index(job),
                     "group": job.group,
                     "model": config["model"],
                     "layers": "+".join(names),
@@ -367,8 +244,6 @@ Trained for minutes on two CPU cores: read differences, not records."""
 
 def report() -> None:
     frame = table()
-    if frame.empty:
-        raise SystemExit("Nothing is trained yet: start with --train 2.")
     parts = ["# Training METER for depth selectivity", NOTE]
     for group, title in GROUPS.items():
         part = frame[frame.group == group]
@@ -389,7 +264,7 @@ def report() -> None:
         parts.append(markdown_table(summary(part, by)))
         if group == "rooms":
             parts.append("![Selectivity against δ1](meter_selectivity_tradeoff.png)")
-    results = [{**result, "job": number} for number, result in finished().items()]
+    results = [{**result, "job": STUDY.jobs.index(job)} for job, result in STUDY.finished()]
     with atomic(RESULTS / "meter_selectivity.csv") as temporary:
         frame.round(4).to_csv(temporary, index=False)
     write_result("meter_selectivity", {"rows": results}, "\n\n".join(parts))
@@ -401,18 +276,5 @@ def report() -> None:
     print("\n\n".join(parts))
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--train", type=int, default=0, metavar="N", help="train, N at a time")
-    parser.add_argument("--groups", nargs="*", choices=GROUPS, help="only these")
-    parser.add_argument("--one", type=int, help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
-    if arguments.one is not None:
-        return train(arguments.one)
-    if arguments.train:
-        train_all(arguments.groups, arguments.train)
-    report()
-
-
 if __name__ == "__main__":
-    main()
+    STUDY.main(measure, report, __doc__)

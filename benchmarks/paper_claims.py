@@ -11,12 +11,9 @@ test images, selectivity, ablation, correction and attack.
 Takes hours on two cores. Runs live in runs/paper_claims and go on where they were cut short.
 """
 
-import argparse
-import json
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import reduce
 from operator import add as plus
-from pathlib import Path
 
 import matplotlib
 
@@ -24,59 +21,22 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import pandas as pd
 import torch
-from _common import PROJECT, RESULTS, machine, markdown_table, real_data, write_result
-from meter_selectivity import (
-    DECODER,
-    LARGE,
-    SEEDS,
-    SMALL,
-    in_processes,
-    nyu,
-    rooms,
-    selective,
-    variants,
-)
-from real_nyu_dissection import weights
+from _common import RESULTS, markdown_table, write_result
+from _trainings import SEEDS, Job, Study, about, datasets, long_form, selective, variants
+from meter_selectivity import DECODER, LARGE, SMALL, nyu, rooms
 
 from mde_utils.attacks import fgsm, pgd, random_repair, repair, trace_errors
-from mde_utils.data import collate, load_dataset
+from mde_utils.data import collate
 from mde_utils.dissection import dissect
-from mde_utils.environment import seed_everything
 from mde_utils.evaluation import evaluate
 from mde_utils.files import atomic
 from mde_utils.interventions import ablation_curve, correction_effects
-from mde_utils.models import build_model
-from mde_utils.paper import MEASURED
-from mde_utils.runs import LAST
-from mde_utils.training import TrainConfig, fit
+from mde_utils.training import TrainConfig
 
-RUNS = PROJECT / "runs" / "paper_claims"
 TINY = (48, 64)
 MFF = {"model": "mff_resnet18", "depth_loss": "mff", "cfg_layers": ("D", "MFF")}
 OTHER_LAYERS = ("Rconv0", "Rconv1")
 ALPHA = -3.0  # the paper's -0.1 does not act on runs this short: see meter_selectivity.md
-
-
-@dataclass(frozen=True)
-class Job:
-    """One training: its group in the report, how many test images, and its config."""
-
-    group: str
-    test_images: int
-    config: TrainConfig
-
-    @property
-    def method(self) -> str:
-        return self.config.method if self.config.neuron_selective else "baseline"
-
-    @property
-    def few(self) -> int:
-        """Test images of the experiments, each of which runs the network many times."""
-        return {"mff": 24, "real": 32}.get(self.group, 64)
-
-    @property
-    def folder(self) -> Path:
-        return RUNS / self.config.run_name()
 
 
 def jobs() -> list[Job]:
@@ -101,29 +61,7 @@ def jobs() -> list[Job]:
     return found
 
 
-def datasets(config: TrainConfig, test_images: int) -> dict:
-    """train (augmented), val, seen (of the training images, as they are) and test."""
-    options = dict(config.data_options)
-    own = {split: options.pop(split, {}) for split in ("train", "val")}
-    if config.dataset == "nyu":
-        options["root"] = real_data() / "nyu"
-    sets = {s: load_dataset(config.dataset, s, **options, **own[s]) for s in ("train", "val")}
-    plain = {k: v for k, v in own["train"].items() if k != "augment"}
-    limit = min(300, len(sets["train"]))
-    sets["seen"] = load_dataset(config.dataset, "train", **options, **plain | {"limit": limit})
-    sets["test"] = load_dataset(config.dataset, "test", **options, limit=test_images)
-    return sets
-
-
-def trained(job: Job, sets: dict):
-    """The network after its last epoch; it is trained if it is not yet."""
-    config = replace(job.config, run_dir=str(job.folder))
-    seed_everything(config.seed)
-    model = build_model(config.model, weights=weights() if config.weights else None)
-    fit(model, sets["train"], sets["val"], config)
-    # The same budget for all: the epoch that is best by depth may be one before the term acts.
-    model.load_state_dict(torch.load(job.folder / LAST, weights_only=True)["model"])
-    return model
+STUDY = Study("paper_claims", jobs())
 
 
 # ------------------------------------------------------------------ measuring
@@ -132,22 +70,19 @@ EPSILON = 0.05
 BLAMED = 8  # units set back
 DRAWS = 20  # random orders, random sets of units
 CONTROLS = ("truth", "shuffled", "wrong_bin", "predicted", "fixed_point")
+# Test images of the experiments, each of which runs the network many times.
+FEW = {"mff": 24, "real": 32, "meter": 64}
 
 
-def measure(job: Job) -> None:
-    """Train if that is still to do, then all experiments, into the run's `result.json`."""
+def measure(job: Job) -> dict:
+    """All experiments."""
     sets = datasets(job.config, job.test_images)
-    model = trained(job, sets)
+    model, _ = STUDY.trained(job, sets)
     layers = list(job.config.cfg_layers)
     named = list(dict.fromkeys([*layers, *(OTHER_LAYERS if "mff" in job.group else ())]))
     seen, test = (dissect(model, sets[split], named) for split in ("seen", "test"))
-    result = {
-        "group": job.group,
-        "config": job.config.identity(),
-        "test": f"{sets['test'].name}, {len(sets['test'])} images",
-        "train_images": len(sets["train"]),
+    result = about(job, sets) | {
         "protocol": "imde",
-        "definition": "paper",
         "metrics": evaluate(model, sets["test"]),
         "layers": {
             layer: {
@@ -162,7 +97,7 @@ def measure(job: Job) -> None:
     }
     if job.group != "mff, other layers":
         number = len(sets["test"])
-        few = min(job.few, number)
+        few = min(FEW[job.group], number)
         few = torch.utils.data.Subset(sets["test"], [number * k // few for k in range(few)])
         result["few"] = len(few)
         result["ablation"] = ablation(model, few, seen, layers)
@@ -174,9 +109,7 @@ def measure(job: Job) -> None:
         result["correction"] = corrected.to_dict("records")
         by = "assigned" if job.method == "assign" else "best"
         result["attack"] = attack(model, few, seen, layers, by=by)
-    result["machine"] = {**machine(), "torch_threads": torch.get_num_threads()}
-    with atomic(job.folder / "result.json") as temporary:
-        temporary.write_text(json.dumps(result))
+    return result
 
 
 def ablation(model, dataset, seen, layers, *, orders=("most", "least", "random")) -> dict:
@@ -388,27 +321,6 @@ on two CPU cores: read differences, not records; the config of every run is in t
 page."""
 
 
-def finished() -> list[tuple[Job, dict]]:
-    """From the run folders, else from the committed results."""
-    path, committed = RESULTS / "paper_claims.json", {}
-    if path.is_file():
-        for row in json.loads(path.read_text())["rows"]:
-            committed[_key(row["group"], TrainConfig.from_dict(row["config"]))] = row
-    found = []
-    for job in jobs():
-        path = job.folder / "result.json"
-        key = _key(job.group, job.config)
-        if path.is_file():
-            found.append((job, json.loads(path.read_text())))
-        elif key in committed:
-            found.append((job, committed[key]))
-    return found
-
-
-def _key(group: str, config: TrainConfig) -> str:
-    return group + json.dumps(config.identity(), sort_keys=True)
-
-
 def measured(found: list[tuple[Job, dict]]) -> pd.DataFrame:
     """The paper's tables 1 to 5 in the long form that `mde_utils.paper` reads."""
     rows = []
@@ -451,13 +363,7 @@ def measured(found: list[tuple[Job, dict]]) -> pd.DataFrame:
                     put(4, layer, images, train_selectivity=one["train"], selectivity=one["test"])
             layers = "" if job.method == "baseline" else own
             put(5, layers, images, **{k: depth[k] for k in ("d1", "rms", "rel", "log10")})
-    frame = pd.DataFrame(rows)
-    keys = [c for c in frame.columns if c not in ("seed", "value")]
-    groups = frame.groupby(keys, sort=False)
-    long = groups.value.agg(mean="mean", low="min", high="max").join(
-        groups.seed.nunique().rename("seeds")
-    )
-    return long.reset_index()[MEASURED].round(4)
+    return long_form(rows)
 
 
 def table(rows: pd.DataFrame) -> pd.DataFrame:
@@ -539,9 +445,7 @@ def picture(frames: dict[str, pd.DataFrame]):
 
 
 def report() -> None:
-    found = finished()
-    if not found:
-        raise SystemExit("Nothing is trained yet: start with --train 2.")
+    found = STUDY.finished()
     parts, frames = ["# What the paper claims, measured", NOTE], {}
     for group, title in GROUPS.items():
         own = [(job, result) for job, result in found if job.group == group]
@@ -577,25 +481,5 @@ def report() -> None:
     print("\n\n".join(parts))
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--train", type=int, default=0, metavar="N", help="train, N at a time")
-    parser.add_argument("--groups", nargs="*", choices=[*GROUPS, "mff, other layers"])
-    parser.add_argument("--one", type=int, help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
-    every = jobs()
-    if arguments.one is not None:
-        return measure(every[arguments.one])
-    if arguments.train:
-        done = [job for job, _ in finished()]
-        todo = [
-            number
-            for number, job in enumerate(every)
-            if job not in done and (not arguments.groups or job.group in arguments.groups)
-        ]
-        in_processes(__file__, todo, arguments.train)
-    report()
-
-
 if __name__ == "__main__":
-    main()
+    STUDY.main(measure, report, __doc__)
