@@ -27,6 +27,8 @@ from .files import atomic
 WRAPPERS = ("model_state_dict", "state_dict", "model")
 PARTS = ("encoder", "depth_decoder")
 PREFIXES = ("module.", "_orig_mod.")
+# What a pickle names to make a NumPy scalar, NumPy 1's and 2's way.
+NUMPY_SCALAR = ("numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar", "numpy.dtype")
 
 Shape = tuple[int, ...]
 
@@ -82,8 +84,8 @@ def load_weights(
     """Fill `model` from a checkpoint.
 
     Accepts safetensors and torch files, the wrappers and prefixes that the originals use, tensors
-    saved on a GPU, keys that the model declares dead, and old files without
-    `num_batches_tracked`. A model that cannot be filled is left as it was.
+    saved on a GPU, keys that the model declares dead, NumPy scalars beside the weights, and old
+    files without `num_batches_tracked`. A model that cannot be filled is left as it was.
 
     Args:
         model: any module.
@@ -149,13 +151,25 @@ def load_weights(
     return report
 
 
+class Unread:
+    """Stands where a file has a NumPy scalar (the metrics of an epoch): no weight is one, so none
+    is made, and NumPy is not asked to."""
+
+    def __init__(self, *args):
+        pass
+
+    def __setstate__(self, state):
+        pass
+
+
 def _read(path: Path) -> Mapping:
     """The object in a file, tensors on the CPU; refuses everything that is not plain data."""
     kind = _kind(path)
     try:
         if kind == "safetensors":
             return load_file(path, device="cpu")
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals([(Unread, name) for name in NUMPY_SCALAR]):
+            return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         if "Unsupported" in str(error) or "weights_only" in str(error).lower():
             raise ValueError(

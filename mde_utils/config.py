@@ -8,19 +8,27 @@ import hashlib
 import json
 import math
 import warnings
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 from mde_utils.files import atomic
-from mde_utils.losses import balanced_loss, mff_loss
+from mde_utils.losses import balanced_loss, l1_loss, mff_loss, silog_loss
 from mde_utils.selectivity import DEFINITIONS, METHODS
 
 #: Functions of (prediction, target) in metres, by the name that a config uses.
-LOSSES = {"balanced": balanced_loss, "mff": mff_loss}
-#: Adam adds the weight decay to the gradient, AdamW takes it off the weights.
-OPTIMIZERS = ("adamw", "adam")
-SCHEDULES = ("constant", "cosine", "step")
+LOSSES = {
+    "balanced": balanced_loss,
+    "mff": mff_loss,
+    "silog": silog_loss,
+    "silog_kitti": partial(silog_loss, min_depth=1.0),
+    "l1": l1_loss,
+}
+#: Adam adds the weight decay to the gradient, as SGD does; AdamW takes it off the weights.
+OPTIMIZERS = ("adamw", "adam", "sgd")
+SCHEDULES = ("constant", "cosine", "step", "polynomial", "plateau")
 #: What "best" may mean, and whether more of it is better: depth alone, never the selectivity term.
 BEST_BY = {"d1": True, "rms": False, "rel": False}
 #: How a run is carried out, not what it computes: may differ when a run goes on.
@@ -34,7 +42,23 @@ class Recipe(NamedTuple):
     settings: dict
 
 
-#: By name. A later network brings its own beside its loss (MFF, BTS, CSPN, EPCDepth).
+_BTS = {
+    "model": "bts_densenet161",
+    "weights": "imagenet",
+    "num_epochs": 50,
+    "batch_size": 4,
+    "optimizer": "adamw",
+    "learning_rate": 1e-4,
+    "weight_decay": 1e-2,
+    "decay_prefix": "encoder.",
+    "adam_epsilon": 1e-3,
+    "schedule": "polynomial",
+    "decay_factor": 0.1,
+    "imde_alpha": -0.1,
+    "cfg_layers": ("iconv1",),
+}
+
+#: By name. A later network brings its own beside its loss (EPCDepth).
 RECIPES = {
     "meter_notebook": Recipe(
         "the METER notebook with the selectivity loss: AdamW 1e-4, no schedule, no augmentation; "
@@ -92,6 +116,59 @@ RECIPES = {
             },
         },
     ),
+    "bts_paper_nyu": Recipe(
+        "BTS's publication (Lee et al., arXiv 1907.10326, section 4) with the constants of its "
+        "argument files: AdamW, epsilon 1e-3, 1e-4 to 1e-5 by a polynomial of power 0.9, decay "
+        "1e-2 of the encoder alone, first convolution and norms frozen, batch 4, 50 epochs; alpha "
+        "and layer as in the interpretability paper (You et al. 2021, table 8: one of iconv1, "
+        "upconv1, upconv2, upconv3 at a time), whose code has 30 epochs and epsilon 1e-6",
+        {
+            **_BTS,
+            "model_options": {"freeze": True},
+            "dataset": "nyu",
+            "depth_loss": "silog",
+            "data_options": {"size": [480, 640], "train": {"augment": "bts"}},
+        },
+    ),
+    "bts_paper_kitti": Recipe(
+        "as bts_paper_nyu, on KITTI's Eigen split",
+        {
+            **_BTS,
+            "model_options": {"dataset": "kitti", "freeze": True},
+            "dataset": "kitti",
+            "depth_loss": "silog_kitti",
+            "data_options": {"train": {"augment": "bts_kitti"}},
+        },
+    ),
+    "cspn_paper": Recipe(
+        "CSPN's publication (Cheng et al., ECCV 2018) on NYU as released: SGD 1e-2 with Nesterov's "
+        "momentum 0.9, L2 decay 1e-4, x0.1 after more than 3 epochs without a better validation "
+        "error (here REL), batch 8, 40 epochs, 500 sparse samples; alpha and layer as in the "
+        "interpretability paper (You et al. 2021, table 6). Images are the whole frame at 228x304, "
+        "where the original has the centre of 240x320",
+        {
+            "model": "cspn_resnet50",
+            "weights": "imagenet",
+            "dataset": "nyu",
+            "depth_loss": "l1",
+            "num_epochs": 40,
+            "batch_size": 8,
+            "optimizer": "sgd",
+            "learning_rate": 1e-2,
+            "weight_decay": 1e-4,
+            "schedule": "plateau",
+            "decay_every": 3,
+            "decay_factor": 0.1,
+            "best_by": "rel",
+            "imde_alpha": -0.1,
+            "cfg_layers": ("layer4",),
+            "data_options": {
+                "size": [228, 304],
+                "sparse_samples": 500,
+                "train": {"augment": "cspn"},
+            },
+        },
+    ),
 }
 
 
@@ -115,10 +192,16 @@ class TrainConfig:
         imde_ema: carry sums and counts over batches with this decay; 0 = off (the same).
         depth_loss: a key of ``LOSSES``.
         num_epochs, learning_rate, weight_decay: the optimisation.
-        optimizer: ``"adamw"`` or ``"adam"``, whose decay is L2 regularisation.
+        optimizer: ``"adamw"``; ``"adam"`` or ``"sgd"`` (Nesterov's momentum of 0.9), whose decay is
+            L2 regularisation.
+        decay_prefix: only parameters whose name begins so decay (``"encoder."``); "" = all.
+        adam_epsilon: what Adam and AdamW add to the root of the mean square of a gradient.
         batch_size: images a step, over all processes together.
-        schedule: of the learning rate: ``"constant"``, ``"cosine"`` (half a wave, never quite 0),
-            or ``"step"``: times ``decay_factor`` after every ``decay_every`` epochs.
+        schedule: of the learning rate: ``"constant"``; ``"cosine"`` (half a wave, never quite 0);
+            ``"step"``: times ``decay_factor`` after every ``decay_every`` epochs; ``"polynomial"``:
+            with power 0.9 to ``decay_factor`` of it, anew at every step; ``"plateau"``: times
+            ``decay_factor`` after more than ``decay_every`` epochs without a new best by
+            ``best_by``.
         best_by: the validation metric that picks ``best.safetensors``: d1, rms or rel.
         seed: of weights (command line), shuffling and augmentation.
         mixed_precision: on a GPU, where it is of use: bfloat16 from compute capability 8 on, else
@@ -150,6 +233,8 @@ class TrainConfig:
     optimizer: str = "adamw"
     learning_rate: float = 1e-4
     weight_decay: float = 1e-2
+    decay_prefix: str = ""
+    adam_epsilon: float = 1e-8
     schedule: str = "constant"
     decay_every: int = 20
     decay_factor: float = 0.1
@@ -313,14 +398,37 @@ class TrainConfig:
         digest = hashlib.sha256(json.dumps(self.identity(), sort_keys=True).encode()).hexdigest()
         return f"{self.model}-{self.dataset}-{how}-seed{self.seed}-{digest[:8]}"
 
-    def rate(self, epoch: int) -> float:
-        """The learning rate of an epoch, counted from 1."""
+    def rate(self, epoch: float, past: Sequence[float] = ()) -> float:
+        """The learning rate of an epoch, counted from 1.
+
+        Args:
+            epoch: with the part of it that is over, which only ``"polynomial"`` looks at.
+            past: the former epochs' validation metric ``best_by``, for ``"plateau"``.
+        """
+        if self.schedule == "polynomial":
+            left = (1 - (epoch - 1) / self.num_epochs) ** 0.9
+            return self.learning_rate * (self.decay_factor + (1 - self.decay_factor) * left)
+        epoch = int(epoch)
+        if self.schedule == "plateau":
+            return self.learning_rate * self.decay_factor ** self._plateaus(past)
         if self.schedule == "cosine":
             turn = math.pi * (epoch - 1) / self.num_epochs
             return self.learning_rate * 0.5 * (1 + math.cos(turn))
         if self.schedule == "step":
             return self.learning_rate * self.decay_factor ** ((epoch - 1) // self.decay_every)
         return self.learning_rate
+
+    def _plateaus(self, past: Sequence[float]) -> int:
+        """How often more than ``decay_every`` epochs in a row were no better than the best."""
+        best, waited, plateaus = None, 0, 0
+        for value in past:
+            if best is None or (value > best if BEST_BY[self.best_by] else value < best):
+                best, waited = value, 0
+            else:
+                waited += 1
+            if waited > self.decay_every:
+                waited, plateaus = 0, plateaus + 1
+        return plateaus
 
     def alpha(self, epochs: float) -> float:
         """The weight of the selectivity after so many epochs of training."""
@@ -346,6 +454,7 @@ _LOWEST = {
     "num_workers": 0,
     "seed": 0,
     "weight_decay": 0.0,
+    "adam_epsilon": 0.0,
     "imde_warmup": 0.0,
     "imde_ema": 0.0,
     "max_hours": 0.0,

@@ -11,12 +11,15 @@ import math
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 
+import pandas as pd
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .activations import evaluating
+from .data import SparseSamples
 from .data.loading import batches, chunks
 from .depth_bins import find_range
 from .processes import add_in_order, rank_and_world
@@ -35,17 +38,68 @@ BOUNDARY_THRESHOLDS = (0.25, 0.5, 1.0)  # of Sobel's magnitude, in metres (Hu et
 
 
 @dataclass(frozen=True)
+class Crop:
+    """The rows and columns that count, as parts of a height and a width.
+
+    Attributes:
+        words: what it is called.
+        rows, columns: (from, to), of the height and of the width; pixel r counts where
+            ⌊from · height⌋ <= r < ⌊to · height⌋. Exact, so that 471/480 of 480 is 471.
+        of_item: of the item's own window; else of the full frame, of which the item is a window
+            where it has a `frame`.
+    """
+
+    words: str
+    rows: tuple[Fraction, Fraction]
+    columns: tuple[Fraction, Fraction]
+    of_item: bool = False
+
+    def inside(self, frame: Sequence[float], size: tuple[int, int]) -> tuple[slice, slice]:
+        """Rows and columns of an item (h, w) that lies at `frame`, (top, left, height, width)."""
+        top, left, height, width = (0, 0, *size) if self.of_item else frame
+        spans = zip((self.rows, self.columns), (top, left), (height, width), size, strict=True)
+        # A pixel's centre decides: of an item that was resized, the window may begin inside one.
+        return tuple(
+            slice(
+                *(
+                    min(max(math.ceil(math.floor(part * Fraction(whole)) - at - 0.5), 0), n)
+                    for part in parts
+                )
+            )
+            for parts, at, whole, n in spans
+        )
+
+
+_GARG = (  # Garg et al., ECCV 2016, as released
+    (Fraction("0.40810811"), Fraction("0.99189189")),
+    (Fraction("0.03594771"), Fraction("0.96405229")),
+)
+EIGEN = Crop(
+    "Eigen crop (rows 45–470, columns 41–600 of 480x640; at other sizes in proportion)",
+    (Fraction(45, 480), Fraction(471, 480)),
+    (Fraction(41, 640), Fraction(601, 640)),
+)
+GARG = Crop("Garg crop (rows .408–.992, columns .036–.964)", *_GARG)
+GARG_OF_ITEM = Crop(GARG.words, *_GARG, of_item=True)
+
+
+@dataclass(frozen=True)
 class Protocol:
     """How predictions are compared with ground truth.
+
+    In this order: predictions are upsampled to the ground truth's size, clamped, compared where
+    ground truth counts, and of these pixels where the crop lets them.
 
     Attributes:
         source: whose protocol it is.
         align_corners: of the bilinear upsampling of predictions to the ground truth's size.
-        capped: predictions are clamped to [1e-3, cap] and only 1e-3 < ground truth < cap counts;
-            else every measured pixel counts, and predictions are only raised to 1e-3.
+        capped: predictions are clamped to [1e-3, cap] and only ground truth < cap counts; else
+            predictions are only raised to 1e-3.
         strict: δ counts ratios < 1.25ⁿ; else <=.
         pooled_rms: root of the mean over images of the mean square, else mean over images of the
             root; `rms` and `rms_log`.
+        above: only ground truth above this many metres counts.
+        crop: what of the image counts; None = all.
     """
 
     source: str
@@ -53,15 +107,35 @@ class Protocol:
     capped: bool
     strict: bool
     pooled_rms: bool
+    above: float
+    crop: Crop | None = None
 
 
+_EACH = {"align_corners": False, "strict": True, "pooled_rms": False}
 PROTOCOLS: dict[str, Protocol] = {
-    "imde": Protocol(
-        "You et al., ICCV 2021", align_corners=False, capped=True, strict=True, pooled_rms=False
-    ),
+    "imde": Protocol("You et al., ICCV 2021", capped=True, above=MIN_DEPTH, **_EACH),
     "mff": Protocol(
-        "Hu et al., WACV 2019", align_corners=True, capped=False, strict=False, pooled_rms=True
+        "Hu et al., WACV 2019",
+        align_corners=True,
+        capped=False,
+        strict=False,
+        pooled_rms=True,
+        above=0.0,
     ),
+    "imde-kitti": Protocol(
+        "You et al., ICCV 2021, as released",
+        capped=True,
+        above=MIN_DEPTH,
+        crop=GARG_OF_ITEM,
+        **_EACH,
+    ),
+    "bts-eigen": Protocol(
+        "Lee et al. 2019, on NYU", capped=True, above=MIN_DEPTH, crop=EIGEN, **_EACH
+    ),
+    "kitti-garg": Protocol(
+        "Lee et al. 2019, on KITTI", capped=True, above=MIN_DEPTH, crop=GARG, **_EACH
+    ),
+    "sparse-500": Protocol("Cheng et al., ECCV 2018", capped=False, above=1e-4, **_EACH),
 }
 
 
@@ -83,11 +157,18 @@ def describe_protocol(name: str, *, cap: float | None = None) -> str:
     """
     p = _protocol(name)
     limit = "cap" if cap is None else f"{cap:g} m"
+    if p.capped:
+        counts = f"{p.above:g} m < depth < {limit}"
+    else:
+        counts = f"{f'depth > {p.above:g} m' if p.above else 'every measured pixel'}, no cap"
+    if p.crop is None:
+        crop = "no crop"
+    else:
+        crop = f"{p.crop.words} of the {'item' if p.crop.of_item else 'full frame'}"
     return (
         f"protocol {name} ({p.source}): prediction upsampled bilinearly "
-        f"(align_corners={p.align_corners}), no crop, "
-        + (f"0.001 m < depth < {limit}" if p.capped else "every measured pixel, no cap")
-        + f", δ {'<' if p.strict else '≤'} 1.25ⁿ, "
+        f"(align_corners={p.align_corners}) to the ground truth, then {crop}, {counts}"
+        f", δ {'<' if p.strict else '≤'} 1.25ⁿ, "
         + ("RMS over all images" if p.pooled_rms else "RMS per image, then averaged")
     )
 
@@ -227,6 +308,7 @@ def image_metrics(
     cap: float | None = None,
     boundaries: bool = False,
     names: list[str] | None = None,
+    frame: Tensor | None = None,
 ) -> dict[str, Tensor]:
     """The metrics of each image of a batch.
 
@@ -237,6 +319,8 @@ def image_metrics(
         cap: farthest depth in metres that counts; a protocol that caps needs it.
         boundaries: add those of `boundary_metrics`, at the size of ``target``.
         names: of the images, for errors.
+        frame: (b, 4) top, left, height and width, in pixels of ``target``: where in the full frame
+            each image lies, height and width being the full frame's; None = they are full frames.
 
     Returns:
         metric → (b,) float64, NaN for an image without a valid pixel. `rms` and `rms_log` are
@@ -244,7 +328,7 @@ def image_metrics(
 
     Raises:
         ValueError: unknown protocol, no cap where it needs one, a prediction that is not finite or
-            not (b, 1, h, w).
+            not (b, 1, h, w), a frame that does not hold its image.
     """
     rules = _protocol(protocol)
     if rules.capped and cap is None:
@@ -252,13 +336,35 @@ def image_metrics(
     target = target.float()
     names = names or [f"image {i}" for i in range(len(target))]
     pred = _to_size(pred, target, names, align_corners=rules.align_corners)
-    valid = target.isfinite() & (target > (MIN_DEPTH if rules.capped else 0))
+    valid = target.isfinite() & (target > rules.above)
     if rules.capped:
         valid &= target < cap
+    if rules.crop is not None:
+        valid &= _crop_mask(rules.crop, target, frame, names)
     pred = pred.clamp(MIN_DEPTH, cap if rules.capped else None)
     means = _image_means(*(x.flatten(1) for x in (pred, target, valid)), rules.strict)
     means = _finish(means, pooled_rms=rules.pooled_rms)
     return means | (boundary_metrics(pred, target, valid=valid) if boundaries else {})
+
+
+def _crop_mask(crop: Crop, target: Tensor, frame: Tensor | None, names: list[str]) -> Tensor:
+    """(b, 1, H, W) bool."""
+    size = tuple(target.shape[-2:])
+    frames = [(0, 0, *size)] * len(target) if frame is None else frame.tolist()
+    mask = torch.zeros(target.shape, dtype=torch.bool)
+    for name, where, place in zip(names, mask, frames, strict=True):
+        near = 1e-3  # pixels: a frame is float32
+        if any(
+            not (at >= -near and at + n <= whole + near)
+            for at, whole, n in zip(place[:2], place[2:], size, strict=True)
+        ):
+            raise ValueError(
+                f"The frame of {name}, (top, left, height, width) = {tuple(place)}, does not hold "
+                f"the item's {size[0]}x{size[1]} pixels."
+            )
+        rows, columns = crop.inside(place, size)
+        where[:, rows, columns] = True
+    return mask.to(target.device)
 
 
 def evaluate(
@@ -278,7 +384,8 @@ def evaluate(
         model: maps `image`, and what its `input_names` list, to metres (b, 1, h, w). It runs in
             evaluation mode; its modes are put back.
         dataset: a length, and items by index: `image` (3, h, w), `depth` (1, h', w') in metres.
-            Sizes may differ between items.
+            Sizes may differ between items. Where an item is a window of a larger frame, its
+            `frame` says which (see `image_metrics`): some protocols crop the full frame.
         protocol: a key of `PROTOCOLS`, or several, all on the same predictions.
         device: where to run; by default where the model is. The model is moved there.
         cap: farthest depth in metres that counts, where the protocol has a cap; by default the
@@ -320,10 +427,12 @@ def evaluate(
 
     def measure(chunk: range) -> Iterator[dict[tuple[str, str], Tensor]]:
         """(protocol, metric) → its sum over a batch's images, and over how many it is defined."""
-        for names, batch in batches(dataset, chunk, batch_size, ("image", "depth", *inputs)):
+        fields = ("image", "depth", *inputs)
+        for names, batch in batches(dataset, chunk, batch_size, fields, optional=["frame"]):
+            frame = batch.get("frame")  # not on the device: only its numbers are needed
             batch = {key: value.to(device, non_blocking=True) for key, value in batch.items()}
             pred = model(batch["image"], **{key: batch[key] for key in inputs})
-            options = {"cap": cap, "boundaries": boundaries, "names": names}
+            options = {"cap": cap, "boundaries": boundaries, "names": names, "frame": frame}
             sums = {}
             for name in protocols:
                 means = image_metrics(pred, batch["depth"], protocol=name, **options)
@@ -355,6 +464,54 @@ def evaluate(
             result = _finish(result, pooled_rms=False)
         results[name] = {**result, "n": used}
     return results[protocol] if isinstance(protocol, str) else results
+
+
+def completion_curve(
+    model: nn.Module,
+    dataset,
+    *,
+    samples: Sequence[int] = (0, 50, 100, 200, 500, 1000),
+    protocol: str = "sparse-500",
+    seed: int = 0,
+    **options,
+) -> pd.DataFrame:
+    """How the metrics of a completion network fall with the number of sparse samples.
+
+    Each image's samples are among those of every larger number, so that numbers differ by what was
+    added alone.
+
+    Args:
+        model: takes `sparse_depth`.
+        dataset: as in `evaluate`, with dense depth; its own sparse depth is not used.
+        samples: an image, before holes in the depth take their part (see `SparseSamples`).
+        seed: of the draw.
+        options: of `evaluate`.
+
+    Returns:
+        a row a number, ascending: `samples`, then the metrics of `evaluate`.
+
+    Raises:
+        ValueError: as `evaluate`; no numbers, or more samples than pixels.
+        TypeError: the model takes no sparse depth.
+    """
+    from .models.cspn import NoSparseDepth  # brings timm, which nothing else here needs
+
+    if "sparse_depth" not in getattr(model, "input_names", ()):
+        raise TypeError(f"{type(model).__name__} takes no sparse_depth (see its input_names).")
+    if not samples or len(dataset) == 0:
+        raise ValueError("completion_curve needs images, and numbers of samples.")
+    if isinstance(dataset, SparseSamples):
+        dataset = dataset.dataset
+    SparseSamples(dataset, max(samples), seed=seed)[0]  # too many are refused before any work
+    rows = []
+    for number in sorted(set(samples)):
+        drawn = SparseSamples(dataset, number, seed=seed)
+        with warnings.catch_warnings():
+            if number == 0:
+                warnings.simplefilter("ignore", NoSparseDepth)
+            metrics = evaluate(model, drawn, protocol=protocol, **options)
+        rows.append({"samples": number, **metrics})
+    return pd.DataFrame(rows)
 
 
 def _to_size(pred: Tensor, target: Tensor, names: list, *, align_corners: bool) -> Tensor:

@@ -21,20 +21,25 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from mde_utils.activations import edit, evaluating, find_layer
 from mde_utils.data.loading import batches, chunks
 from mde_utils.depth_bins import find_range
 from mde_utils.dissection import Dissection
 from mde_utils.evaluation import ERRORS, PROTOCOLS, describe_protocol, image_metrics
+from mde_utils.replay import (
+    Edits,
+    Remainder,
+    Unrecordable,
+    WholeNetwork,
+    check_map,
+    check_units,
+)
 
 CONTROLS = ("truth", "shuffled", "wrong_bin", "predicted", "fixed_point")
 ORDERS = ("most", "least", "random")
 POOLED = ("rms", "rms_log")  # roots of means over images, where a protocol says so
 
-Edits = Mapping[str, Callable[[Tensor], Tensor]]
 Units = Mapping[str, Sequence[int]]
 
 
@@ -94,7 +99,7 @@ def correct(
             :func:`ablate`, ``blend`` outside 0 … 1, depth of another shape or number of images, or
             without a pixel in any bin that the dissection knows.
     """
-    layers = _checked_layers(model, dissection, layers)
+    layers = checked_layers(model, dissection, layers)
     if not 0 <= blend <= 1:
         raise ValueError(f"blend must lie in 0 … 1 (0 = as it is, 1 = replaced); got {blend}.")
     if units is not None:
@@ -102,7 +107,7 @@ def correct(
         if set(units) != set(layers):
             raise ValueError(f"units names {sorted(units)}, the layers are {sorted(layers)}.")
         for layer, chosen in units.items():
-            _check_units(layer, chosen, len(dissection.sums[layer]))
+            check_units(layer, chosen, len(dissection.sums[layer]))
     if not isinstance(depth, Tensor) or depth.ndim != 4 or depth.shape[1] != 1:
         given = tuple(depth.shape) if isinstance(depth, Tensor) else type(depth).__name__
         raise ValueError(f"The depth must be (B, 1, H, W) in metres; got {given}.")
@@ -154,7 +159,7 @@ class _Table:
         self, depth: Tensor, *, blend: float = 1.0, units: list[int] | None = None
     ) -> Callable[[Tensor], Tensor]:
         def replace(act: Tensor) -> Tensor:
-            _check_map(self.layer, act, (), self.response[:, 0])
+            check_map(self.layer, act, (), self.response[:, 0])
             if len(act) != len(depth):
                 raise ValueError(
                     f"The depth to correct by is of {len(depth)} images, the batch holds "
@@ -219,7 +224,7 @@ def correction_effects(
             range of depth; a blend outside 0 … 1; an empty data set or one without valid depth;
             ``"shuffled"`` on one image or on images of several sizes.
     """
-    layers = _checked_layers(model, dissection, layers)
+    layers = checked_layers(model, dissection, layers)
     controls = _known("control", controls, CONTROLS)
     blends = [float(b) for b in blends]
     if wrong := [b for b in blends if not 0 <= b <= 1]:
@@ -461,7 +466,7 @@ def ablation_curve(
         ValueError: unknown layer, order or protocol; a dissection of another model or layer; points
             outside 0 … number of units; an empty data set or one without valid depth.
     """
-    layers = _checked_layers(model, dissection, layers)
+    layers = checked_layers(model, dissection, layers)
     orders = _known("order", orders, ORDERS)
     if "random" in orders and num_random < 1:
         raise ValueError(f"num_random must be at least 1, got {num_random}.")
@@ -531,237 +536,15 @@ def _by_selectivity(dissection: Dissection, layers: list[str]) -> list[tuple[str
     return sorted(scores, key=scores.get, reverse=True)
 
 
-# ------------------------------------------------------------------ the remaining network
-
-
-class _Unrecordable(RuntimeError):
-    """The network does what cannot be run again without its Python code."""
-
-
-class _Slot(NamedTuple):
-    """A value of the recording that depends on the edited layers."""
-
-    number: int
-
-
-@dataclass(eq=False)
-class _Step:
-    """One operation: what it takes (values or slots, flattened) and the slots that it fills."""
-
-    function: Callable | str  # of torch, or the layer whose edit this is
-    inputs: list
-    spec: object
-    outputs: list[int | None]
-    writes: bool = False  # changes an input in place
-    quicker: Callable | None = None  # of the first input alone, with the same result
-    value: Tensor | None = None  # what it gave without edits, of an updatable convolution
-
-
-class _Rest(TorchDispatchMode):
-    """What a network computes behind edited layers, recorded in one forward and run alone after.
-
-    Every operation of torch that takes a value depending on a layer's output is recorded; all the
-    others have run, and only those of their results that a recorded operation takes are kept. So
-    for any network, and for layers that feed each other, ``run(edits)`` is what the network gives
-    inside ``edit(model, edits)``, by the same operations in the same order (but for two kinds of
-    convolution, see :func:`_quicker`).
-    """
-
-    def __init__(self, model: nn.Module, layers: Sequence[str], image: Tensor, inputs: Mapping):
-        super().__init__()
-        self.steps: list[_Step] = []
-        self.slots: dict[int, int] = {}  # id of a tensor → its slot
-        self.alive: list[Tensor] = []  # so that no id or storage is used twice
-        self.versions: list[tuple[Tensor, int]] = []
-        self.changed: set[int] = set()  # storages written to in place
-        self.raw: dict[str, Tensor] = {}  # layer → its output, where no other edit is before it
-        self.count = 0
-        self.paused = False
-        seen: list[str] = []
-
-        def source(layer: str, act: Tensor) -> Tensor:
-            if layer in seen:
-                raise ValueError(
-                    f"Layer {layer!r} runs more than once in a forward; choose a module that runs "
-                    "once."
-                )
-            _check_map(layer, act, (), None)
-            seen.append(layer)
-            self.paused = True
-            out = act.clone()
-            self.paused = False
-            if id(act) not in self.slots:
-                self.raw[layer] = act
-            self._note(layer, (act,), {}, (out,))
-            return out
-
-        with edit(model, {layer: partial(source, layer) for layer in layers}), self:
-            pred = model(image, **inputs)
-        if missing := [layer for layer in layers if layer not in seen]:
-            raise ValueError(f"Layer {missing[0]!r} is never called in a forward of the model.")
-        if not isinstance(pred, Tensor) or id(pred) not in self.slots:
-            raise _Unrecordable("its output is no tensor that depends on the layers")
-        if any(tensor._version != version for tensor, version in self.versions):
-            raise _Unrecordable("it changes in place what the rest of it needs")
-        self.out = self.slots[id(pred)]
-        self.convolutions = self._updatable()
-        self.plans: dict[frozenset, list] = {}
-        outputs = {k for step, *_ in self.convolutions for k in step.outputs}
-        for step in self.steps:
-            if not outputs.intersection(step.outputs):
-                step.value = None
-        for step in self.steps:
-            step.quicker = _quicker(step)
-        self.slots, self.alive, self.versions = {}, [], []
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        kwargs = kwargs or {}
-        result = function(*args, **kwargs)
-        flat, _ = tree_flatten((args, kwargs))
-        if not self.paused and any(isinstance(x, Tensor) and id(x) in self.slots for x in flat):
-            if {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape} & set(
-                function.tags
-            ):
-                raise _Unrecordable(f"it decides by values ({function})")
-            self._note(function, args, kwargs, result)
-        return result
-
-    def _note(self, function, args, kwargs, result) -> None:
-        flat, spec = tree_flatten((args, kwargs))
-        step = _Step(function, [], spec, [])
-        if not isinstance(function, str):
-            for written in _written(function, args, kwargs):
-                if id(written) not in self.slots:
-                    raise _Unrecordable(f"it writes into a fixed tensor ({function})")
-                step.writes = True
-                self.changed.add(_storage(written))
-        for x in flat:
-            if isinstance(x, Tensor) and id(x) in self.slots:
-                step.inputs.append(_Slot(self.slots[id(x)]))
-                continue
-            if isinstance(x, Tensor):
-                self.versions.append((x, x._version))
-            step.inputs.append(x)
-        for x in tree_flatten(result)[0]:
-            if isinstance(x, Tensor):
-                self.slots[id(x)] = self.count
-                step.outputs.append(self.count)
-                self.alive.append(x)
-                self.count += 1
-                step.value = x
-            elif x is None:
-                step.outputs.append(None)
-            else:
-                raise _Unrecordable(f"it decides by values ({function})")
-        self.steps.append(step)
-
-    def run(self, edits: Edits, given: Mapping[int, Tensor] | None = None) -> Tensor:
-        """The network's output with edits; ``given`` has values of slots that need no computing."""
-        given = given or {}
-        values: dict[int, Tensor] = dict(given)
-        key = frozenset(given)
-        if key not in self.plans:
-            self.plans[key] = self._plan(key)
-        # Casts were recorded as the operations that they are.
-        with torch.no_grad(), torch.autocast(self._device_type(), enabled=False):
-            for step, last in self.plans[key]:
-                inputs = [values[x.number] if isinstance(x, _Slot) else x for x in step.inputs]
-                args, kwargs = tree_unflatten(inputs, step.spec)
-                if isinstance(step.function, str):
-                    fn = edits.get(step.function)
-                    # A copy, as in the recording: operations in place may follow.
-                    result = args[0].clone() if fn is None else fn(args[0])
-                elif step.quicker is not None:
-                    result = step.quicker(args[0])
-                else:
-                    result = step.function(*args, **kwargs)
-                for number, x in zip(step.outputs, tree_flatten(result)[0], strict=True):
-                    if number is not None:
-                        values[number] = x
-                del inputs, args, kwargs, result
-                for number in last:
-                    values.pop(number, None)
-        return values[self.out]
-
-    def _device_type(self) -> str:
-        return next(iter(self.raw.values())).device.type
-
-    def _plan(self, given: frozenset[int]) -> list[tuple[_Step, list[int]]]:
-        """The steps that the output needs, and after each the slots of which it was the last."""
-        needed, plan, used = {self.out}, [], {self.out}
-        for step in reversed(self.steps):
-            if not (step.writes or needed.intersection(step.outputs) - given):
-                continue
-            takes = {x.number for x in step.inputs if isinstance(x, _Slot)}
-            needed |= takes
-            touched = takes | {k for k in step.outputs if k is not None}
-            plan.append((step, list(touched - used)))
-            used |= touched
-        return plan[::-1]
-
-    def _updatable(self) -> list[tuple[_Step, dict[tuple[str, int], list[int]], list]]:
-        """Convolutions that edited units enter directly, or through a concatenation of channels.
-
-        They are linear: what a removed unit gave can be subtracted. A step, (layer, unit) → its
-        input channels, and the convolution's arguments.
-        """
-        source: dict[int, list] = {}  # slot → for each channel (layer, unit) or None
-        found = []
-        for step in self.steps:
-            if step.writes or len(step.outputs) != 1:
-                continue
-            out = step.outputs[0]
-            if _storage(step.value) in self.changed:
-                continue
-            args, kwargs = tree_unflatten(step.inputs, step.spec)
-            if isinstance(step.function, str):
-                if step.function in self.raw:
-                    source[out] = [(step.function, k) for k in range(step.value.shape[1])]
-            elif step.function is torch.ops.aten.cat.default:
-                dim = args[1] if len(args) > 1 else kwargs.get("dim", 0)
-                parts = [
-                    source.get(x.number) if isinstance(x, _Slot) else [None] * x.shape[1]
-                    for x in (args[0] if dim in (1, -3) and step.value.ndim == 4 else ())
-                ]
-                if parts and all(part is not None for part in parts):
-                    source[out] = [channel for part in parts for channel in part]
-            elif step.function is torch.ops.aten.convolution.default:
-                x, weight, _, *_, transposed, _, groups = args
-                fixed = not any(isinstance(arg, _Slot) for arg in args[1:])
-                exact = step.value.dtype in (torch.float32, torch.float64)
-                if not (isinstance(x, _Slot) and x.number in source):
-                    continue
-                if fixed and exact and not transposed and groups == 1:
-                    channels = defaultdict(list)
-                    for c, unit in enumerate(source[x.number]):
-                        if unit is not None:
-                            channels[unit].append(c)
-                    found.append((step, dict(channels), args))
-        return found
-
-
-class _Whole:
-    """In place of a :class:`_Rest` for a network that cannot be recorded: all of it, every time."""
-
-    convolutions = ()
-
-    def __init__(self, model: nn.Module, image: Tensor, inputs: Mapping):
-        self.model, self.image, self.inputs = model, image, inputs
-        self.raw: dict[str, Tensor] = {}
-
-    def run(self, edits: Edits, given: Mapping | None = None) -> Tensor:
-        if not edits:
-            return self.model(self.image, **self.inputs)
-        with edit(self.model, edits):
-            return self.model(self.image, **self.inputs)
+# ------------------------------------------------------------------ removing units
 
 
 class _Removal:
     """Predictions as more and more units of one recording are removed."""
 
-    def __init__(self, rest: _Rest | _Whole, fills: Mapping[str, Tensor]):
+    def __init__(self, rest: Remainder | WholeNetwork, fills: Mapping[str, Tensor]):
         for layer, raw in rest.raw.items():
-            _check_map(layer, raw, (), fills[layer])
+            check_map(layer, raw, (), fills[layer])
         self.rest, self.fills = rest, fills
         self.gone: dict[str, list[int]] = {layer: [] for layer in fills}
         self.given = {step.outputs[0]: step.value.clone() for step, *_ in rest.convolutions}
@@ -787,87 +570,6 @@ class _Removal:
     def _change(self, layer: str, unit: int) -> Tensor:
         raw = self.rest.raw[layer][:, unit : unit + 1]
         return self.fills[layer][unit].to(raw) - raw
-
-
-# Two convolutions that torch's CPU kernels are slow at, as the refinement of MFF has them: 5x5 with
-# 128 units in and out, and with 128 in and one out. They give the same to float rounding.
-_WIDE, _FEW, _TILE = 64, 4, 16
-
-
-def _quicker(step: _Step) -> Callable | None:
-    """A quicker function of a recorded convolution's input, where there is one."""
-    if step.function is not torch.ops.aten.convolution.default or any(
-        isinstance(x, _Slot) for x in step.inputs[1:]
-    ):
-        return None
-    args, _ = tree_unflatten(step.inputs, step.spec)
-    _, weight, bias, stride, padding, dilation, transposed, _, groups = args
-    out, inp, *kernel = weight.shape
-    if (
-        (weight.device.type, weight.dtype, groups) != ("cpu", torch.float32, 1)
-        or transposed
-        or len(kernel) != 2
-        or {*stride, *dilation} != {1}
-        or len({*kernel}) + len({*padding}) != 2
-        or inp < _WIDE
-    ):
-        return None
-    if out <= _FEW and kernel[0] > 1:
-        return partial(_few_out, weight=weight, bias=bias, padding=padding[0])
-    if out >= _WIDE and 5 <= kernel[0] <= _TILE // 2:
-        table = torch.fft.rfft2(weight.flip(2, 3), (_TILE, _TILE))
-        table = table.permute(2, 3, 0, 1).flatten(0, 1).contiguous()
-        return partial(_by_fft, table=table, bias=bias, kernel=kernel[0], padding=padding[0])
-    return None
-
-
-def _few_out(x: Tensor, *, weight: Tensor, bias: Tensor | None, padding: int) -> Tensor:
-    """A convolution to few channels: one product for all places of the kernel, shifted and added.
-
-    Args:
-        x: (B, C, h, w).
-        weight: (O, C, k, k).
-    """
-    k, (h, w) = weight.shape[-1], x.shape[-2:]
-    parts = weight.flip(2, 3).permute(0, 2, 3, 1).reshape(-1, weight.shape[1])
-    parts = (parts @ x.flatten(2)).view(len(x), -1, h * w)
-    # Each cell's share of the outputs around it; those at h + 2 padding − k + 1 are kept.
-    size, cut = (h + k - 1, w + k - 1), k - 1 - padding
-    y = F.fold(parts, size, k)
-    y = y[..., cut : size[0] - cut, cut : size[1] - cut] if cut >= 0 else F.pad(y, [-cut] * 4)
-    return y if bias is None else y + bias[:, None, None]
-
-
-def _by_fft(x: Tensor, *, table: Tensor, bias: Tensor | None, kernel: int, padding: int) -> Tensor:
-    """A convolution as products of the Fourier transforms of overlapping tiles (overlap-save).
-
-    Args:
-        x: (B, C, h, w).
-        table: (frequencies, O, C), of the flipped weight.
-    """
-    (b, c, h, w), t, step = x.shape, _TILE, _TILE - kernel + 1
-    h, w = h + 2 * padding - kernel + 1, w + 2 * padding - kernel + 1
-    rows, columns = -(-h // step), -(-w // step)
-    below, right = rows * step - h + padding, columns * step - w + padding
-    tiles = F.pad(x, (padding, right, padding, below)).unfold(2, t, step).unfold(3, t, step)
-    waves = torch.fft.rfft2(tiles.permute(4, 5, 1, 0, 2, 3).contiguous(), dim=(0, 1))
-    waves = torch.bmm(table, waves.reshape(len(table), c, -1))
-    waves = waves.view(t, t // 2 + 1, -1, b, rows, columns)
-    y = torch.fft.irfft2(waves, (t, t), dim=(0, 1))[kernel - 1 :, kernel - 1 :]
-    y = y.permute(3, 2, 4, 0, 5, 1).reshape(b, -1, rows * step, columns * step)[..., :h, :w]
-    return y.contiguous() if bias is None else y + bias[:, None, None]
-
-
-def _written(function, args, kwargs) -> Iterator[Tensor]:
-    """The arguments that an operation changes in place."""
-    for i, argument in enumerate(function._schema.arguments):
-        if argument.alias_info is not None and argument.alias_info.is_write:
-            value = args[i] if i < len(args) else kwargs.get(argument.name)
-            yield from (x for x in tree_flatten(value)[0] if isinstance(x, Tensor))
-
-
-def _storage(x: Tensor) -> int:
-    return x.untyped_storage()._cdata
 
 
 # ------------------------------------------------------------------ a pass over a data set
@@ -901,7 +603,7 @@ class _Run:
 
     def batches(
         self, *, fills: Mapping[str, Tensor] | None = None, probe: Sequence = ()
-    ) -> Iterator[tuple[list[int], _Rest | _Whole, dict[str, Tensor], Callable]]:
+    ) -> Iterator[tuple[list[int], Remainder | WholeNetwork, dict[str, Tensor], Callable]]:
         """Indices, the remaining network, the batch, and what measures a prediction.
 
         The first recording is compared with the whole network, with the units ``probe`` removed.
@@ -910,7 +612,9 @@ class _Run:
         fields, position = ("image", "depth", *names_of), 0
         with evaluating(self.model):
             for chunk in chunks(len(self.dataset), self.batch_size):
-                for names, batch in batches(self.dataset, chunk, self.batch_size, fields):
+                found = batches(self.dataset, chunk, self.batch_size, fields, optional=["frame"])
+                for names, batch in found:
+                    frame = batch.get("frame")
                     batch = {k: v.to(self.device, non_blocking=True) for k, v in batch.items()}
                     inputs = {k: batch[k] for k in names_of}
                     rest = self._rest(batch["image"], inputs)
@@ -922,6 +626,7 @@ class _Run:
                         protocol=self.protocol,
                         cap=self.span[1],
                         names=names,
+                        frame=frame,
                     )
                     yield list(range(position, position + len(names))), rest, batch, measure
                     position += len(names)
@@ -949,17 +654,17 @@ class _Run:
             "images": used,
         }
 
-    def _rest(self, image: Tensor, inputs: Mapping) -> _Rest | _Whole:
+    def _rest(self, image: Tensor, inputs: Mapping) -> Remainder | WholeNetwork:
         if self.recordable:
             try:
-                return _Rest(self.model, self.layers, image, inputs)
-            except _Unrecordable as reason:
+                return Remainder(self.model, self.layers, image, inputs)
+            except Unrecordable as reason:
                 self._give_up(str(reason))
-        return _Whole(self.model, image, inputs)
+        return WholeNetwork(self.model, image, inputs)
 
-    def _compared(self, rest: _Rest, image, inputs, fills, probe) -> _Rest | _Whole:
+    def _compared(self, rest: Remainder, image, inputs, fills, probe) -> Remainder | WholeNetwork:
         """The recording itself, if it gives what the network gives."""
-        whole = _Whole(self.model, image, inputs)
+        whole = WholeNetwork(self.model, image, inputs)
         if fills is None:
             edits = {layer: lambda act: act * 0.5 for layer in self.layers}
             found, expected = rest.run(edits), whole.run(edits)
@@ -996,7 +701,7 @@ def _removing(layer: str, units: Sequence[int], fill: Tensor | None) -> Callable
     """The edit that sets units to their value in ``fill`` (K,), or to 0."""
 
     def remove(act: Tensor) -> Tensor:
-        _check_map(layer, act, units, fill)
+        check_map(layer, act, units, fill)
         gone = torch.zeros(act.shape[1], dtype=torch.bool)
         gone[list(units)] = True
         value = act.new_zeros(()) if fill is None else fill.to(act)[:, None, None]
@@ -1037,29 +742,6 @@ def _units(layer: str, chosen: Sequence[int]) -> list[int]:
     return numbers
 
 
-def _check_units(layer: str, chosen: Sequence[int], units: int) -> None:
-    if beyond := [k for k in chosen if k >= units]:
-        raise ValueError(
-            f"Layer {layer!r} has {units} units, 0 … {units - 1}; got unit {beyond[0]}."
-        )
-
-
-def _check_map(layer: str, act, chosen: Sequence[int], per_unit: Tensor | None) -> None:
-    """An activation that units can be told apart in, as many as a dissection has."""
-    if not isinstance(act, Tensor) or act.ndim != 4:
-        given = tuple(act.shape) if isinstance(act, Tensor) else type(act).__name__
-        raise ValueError(
-            f"Layer {layer!r} gives {given}. Units are taken from a map: choose a layer that "
-            "gives (B, K, h, w)."
-        )
-    if per_unit is not None and len(per_unit) != act.shape[1]:
-        raise ValueError(
-            f"Layer {layer!r} has {act.shape[1]} units, in the dissection {len(per_unit)}: it was "
-            "made for another model. Dissect this one."
-        )
-    _check_units(layer, chosen, act.shape[1])
-
-
 def _name(model: nn.Module) -> str:
     return str(getattr(model, "name", type(model).__name__))
 
@@ -1076,7 +758,7 @@ def _check_dissection(model: nn.Module, dissection: Dissection, layers: Iterable
         dissection._known(layer)
 
 
-def _checked_layers(model: nn.Module, dissection: Dissection, layers: Iterable[str]) -> list[str]:
+def checked_layers(model: nn.Module, dissection: Dissection, layers: Iterable[str]) -> list[str]:
     layers = [layers] if isinstance(layers, str) else list(layers)
     if not layers or len(set(layers)) < len(layers):
         raise ValueError(f"Name at least one layer, and each once; got {layers}.")

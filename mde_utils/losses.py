@@ -2,9 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from .models.epcdepth import TRAINED_BASELINE, disparity_to_depth
+from .stereo import photometric_error, stereo_transform, warp
+
+__all__ = [
+    "balanced_loss",
+    "balanced_loss_terms",
+    "l1_loss",
+    "mff_loss",
+    "photometric_error",
+    "post_process_disparity",
+    "silog_loss",
+    "smoothness",
+    "spp_distillation",
+    "stereo_loss",
+    "stereo_loss_terms",
+]
+
+DECODER_SCALES = 5  # of EPCDepth's disparities; the others are its encoder heads'
+TIE_BREAK = 1e-5  # noise on the error of the unwarped picture
+NO_HINT = 1000.0  # added to the error of a pixel without a hint
 
 WINDOW, SIGMA = 11, 1.5  # of SSIM's Gaussian (Wang et al. 2004)
 VALUE_RANGE = 1000.0  # METER: depth up to 10 m, in centimetres
@@ -113,6 +136,300 @@ def mff_loss(pred: Tensor, target: Tensor, *, masked: bool = True) -> Tensor:
         )
 
 
+def silog_loss(
+    pred: Tensor, target: Tensor, *, min_depth: float = 0.1, variance_focus: float = 0.85
+) -> Tensor:
+    """BTS's loss (Lee et al. 2019, section 3.4), scale-invariant but for a remainder:
+
+        10 sqrt(mean g² - variance_focus (mean g)²),    g = ln p - ln y,
+
+    over all valid pixels of the batch together. A prediction that is off by one factor e^c costs
+    10 |c| sqrt(1 - variance_focus) = 3.9 |c|; a perfect one 0, with gradient 0 (the root's own is
+    infinite there). Predictions below 1 mm count as 1 mm.
+
+    Args:
+        pred: (b, 1, h, w) depth in metres.
+        target: (b, 1, h, w) depth in metres; what is not above `min_depth` is no measurement.
+        min_depth: 0.1 m for NYU, 1 m for KITTI.
+        variance_focus: in [0, 1].
+
+    Returns:
+        scalar float32 (float64 for float64 input).
+
+    Raises:
+        ValueError: shapes that differ or are not (b, 1, h, w); a target without any valid pixel;
+            a negative min_depth or variance_focus outside [0, 1].
+    """
+    _check(pred, target)
+    if min_depth < 0 or not 0 <= variance_focus <= 1:
+        raise ValueError(
+            "silog_loss takes min_depth from 0 m on and variance_focus from 0 to 1; got "
+            f"{min_depth!r} and {variance_focus!r}."
+        )
+    with torch.autocast(pred.device.type, enabled=False):
+        p, y, valid = _without_holes(pred, target, True, above=min_depth)
+        if valid is not None:
+            p, y = torch.where(valid, p, 1.0), torch.where(valid, y, 1.0)
+        g = p.clamp(min=1e-3).log() - y.log()
+        mean = _mean(g, valid)
+        # The same by the variance, which no rounding makes negative.
+        square = _mean((g - mean) ** 2, valid) + (1 - variance_focus) * mean**2
+        return 10 * torch.where(square > 0, torch.where(square > 0, square, 1.0).sqrt(), 0.0)
+
+
+def l1_loss(pred: Tensor, target: Tensor) -> Tensor:
+    """CSPN's loss (Cheng et al. 2018, as released): mean |pred - target| in metres where the target
+    is above 0.1 mm.
+
+    Args:
+        pred: (b, 1, h, w) depth in metres.
+        target: (b, 1, h, w) depth in metres, 0 = no measurement.
+
+    Returns:
+        scalar float32 (float64 for float64 input).
+
+    Raises:
+        ValueError: shapes that differ or are not (b, 1, h, w); a target without any valid pixel.
+    """
+    _check(pred, target)
+    p, y, valid = _without_holes(pred, target, True, above=1e-4)
+    return _mean((p - y).abs(), valid)
+
+
+# ---- from stereo pairs --------------------------------------------------------------------
+
+
+def stereo_loss(disparities: Sequence[Tensor], batch: dict, **options) -> Tensor:
+    """EPCDepth's loss (Peng et al. 2021, section 3), the sum of `stereo_loss_terms`: 1 to 2 for an
+    untrained network on streets, about .3 of it photometric; true depth has .07 of that.
+
+    Args, options and Raises: as `stereo_loss_terms`.
+
+    Returns:
+        scalar float32.
+    """
+    return torch.stack(list(stereo_loss_terms(disparities, batch, **options).values())).sum()
+
+
+def stereo_loss_terms(
+    disparities: Sequence[Tensor],
+    batch: dict,
+    *,
+    hints: bool = True,
+    automask: bool = True,
+    scales: int | None = None,
+    distillation: float = 1.0,
+    smooth: float = 0.0,
+    generator: torch.Generator | None = None,
+) -> dict[str, Tensor]:
+    """The terms of EPCDepth's loss, weighted; each a mean over the disparities.
+
+    Each disparity, bilinearly enlarged to the image's size, is depth (`disparity_to_depth`), by
+    which the other camera's picture is warped to this one's: error e_0 (`photometric_error`). Two
+    rivals may explain a pixel better: the other picture as it is (automask; Godard et al. 2019),
+    e_1, with noise of 1e-5 to break ties; and the other picture warped by the hint (Watson et al.
+    2019), e_2, out of the race where there is none. With k the index of the least at a pixel:
+
+        photometric  mean of e_0 where k is not 1
+        hint         mean of ln(|hint - depth| + 1) where k is 2
+        distillation `spp_distillation` of the disparities by e_0
+        smoothness   `smoothness` of the disparities
+
+    A mean over no pixel is 0. Depth and hints are compared as the network sees depth, with the
+    cameras 0.1 apart; so nothing depends on the unit of the baseline.
+
+    Args:
+        disparities: each (b, 1, h', w') in (0, 1), of the picture; `EPCDepth.disparities`.
+        batch: of the network's picture before its colours were altered: `image` and `right`, the
+            other camera's (b, 3, h, w) in [0, 1], `intrinsics` (b, 3, 3) in pixels, `baseline` (b,)
+            in metres, negative where the other camera stands to the left; with `hints` also
+            `hint` (b, 1, h, w) in metres, 0 = none.
+        hints: off: no rival e_2, and no term `hint`.
+        automask: off: no rival e_1.
+        scales: use the first so many disparities alone; 5: no full-scale prediction. None: all.
+        distillation, smooth: weights of these terms; one with weight 0 is not computed.
+        generator: of the noise; None draws from torch's own.
+
+    Returns:
+        scalars `photometric` and, where switched on, `hint`, `distillation`, `smoothness`.
+
+    Raises:
+        ValueError: a batch that lacks something (all named), shapes that do not belong together, a
+            baseline of 0, more scales than disparities.
+    """
+    image, other, hint = _check_stereo(disparities, batch, hints, scales)
+    with torch.autocast(image.device.type, enabled=False):
+        size, k = image.shape[-2:], batch["intrinsics"]
+        baseline = torch.as_tensor(batch["baseline"], device=image.device).float()
+        transform = stereo_transform(TRAINED_BASELINE * baseline.sign())
+        still = photometric_error(other, image) if automask else torch.inf
+        by_hint = torch.inf
+        if hints:
+            units_per_metre = (TRAINED_BASELINE / baseline.abs()).view(-1, 1, 1, 1)
+            hint = torch.where(hint > 0, hint, 0.0).float() * units_per_metre
+            by_hint = photometric_error(warp(other, hint, k, transform)[0], image)
+            by_hint = by_hint + NO_HINT * ~(hint > 0)
+        full, errors, terms = [], [], {"photometric": [], "hint": []}
+        for disparity in disparities[:scales]:
+            full.append(
+                F.interpolate(disparity.float(), size, mode="bilinear", align_corners=False)
+            )
+            depth = disparity_to_depth(full[-1])
+            error = photometric_error(warp(other, depth, k, transform)[0], image)
+            errors.append(error)
+            value, unmoved = error.detach(), torch.inf
+            if automask:
+                where = generator.device if generator else error.device
+                noise = torch.randn(error.shape, generator=generator, device=where)
+                unmoved = still + TIE_BREAK * noise.to(error)
+            masked = (unmoved < value) & (unmoved <= by_hint)
+            terms["photometric"].append(_mean(error, ~masked))
+            if hints:
+                hinted = (by_hint < value) & (by_hint < unmoved)
+                terms["hint"].append(_mean(((hint - depth).abs() + 1).log(), hinted))
+        found = {name: torch.stack(values).mean() for name, values in terms.items() if values}
+        if distillation:
+            found["distillation"] = distillation * spp_distillation(full, errors)
+        if smooth:
+            values = [smoothness(disparity, image) for disparity in full]
+            found["smoothness"] = smooth * torch.stack(values).mean()
+        return found
+
+
+def spp_distillation(disparities: Sequence[Tensor], errors: Sequence[Tensor]) -> Tensor:
+    """EPCDepth's self-distillation (Peng et al. 2021, "selective post-processing"): per pixel the
+    disparity with the lowest error teaches the others.
+
+    The decoder's (the first five) and the encoder heads' (the rest) have a teacher each, which
+    gets no gradient: mean over disparities d and pixels of ln(|teacher - d| + 1).
+
+    Args:
+        disparities: each (b, 1, h, w), of one size.
+        errors: the `photometric_error` of each.
+
+    Raises:
+        ValueError: no disparity, not as many errors, shapes that differ.
+    """
+    shapes = {tuple(x.shape) for x in (*disparities, *errors)}
+    if len(disparities) != len(errors) or len(shapes) != 1:
+        raise ValueError(
+            "spp_distillation takes disparities and as many errors, all of one shape (b, 1, h, w); "
+            f"got {len(disparities)} and {len(errors)} of {sorted(shapes)}."
+        )
+    total = 0.0
+    for part in (slice(DECODER_SCALES), slice(DECODER_SCALES, None)):
+        if not disparities[part]:
+            continue
+        pairs = [(d, e.detach()) for d, e in zip(disparities[part], errors[part], strict=True)]
+        teacher, lowest = pairs[0][0].detach(), pairs[0][1]
+        for disparity, error in pairs[1:]:
+            teacher = torch.where(error < lowest, disparity.detach(), teacher)
+            lowest = torch.minimum(error, lowest)
+        for disparity, _ in pairs:
+            total = total + ((teacher - disparity).abs() + 1).log().mean()
+    return total / len(disparities)
+
+
+def smoothness(disparity: Tensor, image: Tensor) -> Tensor:
+    """Edge-aware smoothness (Godard et al. 2019, equation 3), with d divided by its mean over each
+    image: mean |dx d| exp(-|dx I|) + mean |dy d| exp(-|dy I|), differences of neighbouring pixels,
+    those of the image I averaged over its channels.
+
+    Args:
+        disparity: (b, 1, h, w) above 0.
+        image: (b, c, h, w) in [0, 1].
+
+    Raises:
+        ValueError: sizes that differ.
+    """
+    if disparity.shape[-2:] != image.shape[-2:]:
+        raise ValueError(
+            f"smoothness takes disparity and image of one size; got {tuple(disparity.shape)} and "
+            f"{tuple(image.shape)}. Enlarge the disparity to the image's size."
+        )
+    d = disparity / disparity.mean((-2, -1), keepdim=True).clamp(min=1e-7)
+    total = 0.0
+    for axis in (-1, -2):
+        edge = image.diff(dim=axis).abs().mean(1, keepdim=True)
+        total = total + (d.diff(dim=axis).abs() * (-edge).exp()).mean()
+    return total
+
+
+def post_process_disparity(left: Tensor, flipped: Tensor) -> Tensor:
+    """The mean of a disparity and the mirrored picture's (Godard et al. 2017).
+
+    At the left border, where the other camera's picture lacks what is seen there, it is the
+    mirrored one alone, at the right border the direct one: over 5 % of the width, fading to the
+    mean over the next 5 %. With l from 0 to 1 across the picture the left ramp is
+    1 - clip(20 (l - .05), 0, 1).
+
+    Args:
+        left: (…, h, w) disparity of the picture.
+        flipped: the same of the mirrored picture, mirrored back.
+
+    Raises:
+        ValueError: shapes that differ.
+    """
+    if left.shape != flipped.shape:
+        raise ValueError(
+            "post_process_disparity takes two disparities of one shape; got "
+            f"{tuple(left.shape)} and {tuple(flipped.shape)}."
+        )
+    at = torch.linspace(0, 1, left.shape[-1], dtype=left.dtype, device=left.device)
+    ramp = 1 - (20 * (at - 0.05)).clamp(0, 1)
+    # The mean, tilted by half a ramp: exact where both are equal.
+    return torch.lerp(left, flipped, 0.5 + (ramp - ramp.flip(0)) / 2)
+
+
+def _check_stereo(
+    disparities: Sequence[Tensor], batch: dict, hints: bool, scales: int | None
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    needed = ("image", "right", "intrinsics", "baseline", *(("hint",) if hints else ()))
+    if missing := [name for name in needed if name not in batch]:
+        remedy = (
+            " Wrap the data set in WithHints, or pass hints=False." if "hint" in missing else ""
+        )
+        raise ValueError(
+            f"The stereo loss needs {', '.join(needed)}; this batch has no {', '.join(missing)}, "
+            f"only {', '.join(batch)}. Pairs have all of it: 'rooms' or 'streets' with "
+            f"baseline=…, 'kitti' with right=True.{remedy}"
+        )
+    if not disparities or (scales is not None and not 1 <= scales <= len(disparities)):
+        raise ValueError(
+            f"scales must be from 1 to the number of disparities, {len(disparities)}; got {scales}."
+        )
+    image, other, hint = batch["image"], batch["right"], batch.get("hint")
+    b, size = len(image), image.shape[-2:]
+    expected = {
+        "right": (other, tuple(image.shape)),
+        "intrinsics": (batch["intrinsics"], (b, 3, 3)),
+        "baseline": (torch.as_tensor(batch["baseline"]), (b,)),
+    }
+    if hints:
+        expected["hint"] = (hint, (b, 1, *size))
+    for what, (value, shape) in expected.items():
+        if tuple(value.shape) != shape:
+            raise ValueError(
+                f"With images {tuple(image.shape)} the stereo loss takes {what} of shape {shape}; "
+                f"got {tuple(value.shape)}."
+            )
+    for disparity in disparities:
+        if disparity.ndim != 4 or disparity.shape[:2] != (b, 1):
+            raise ValueError(
+                f"Disparities of {b} images are ({b}, 1, h, w); got {tuple(disparity.shape)}."
+            )
+    baseline = expected["baseline"][0]
+    if not bool((baseline.isfinite() & (baseline != 0)).all()):
+        raise ValueError(
+            "The stereo loss needs baselines other than 0, in metres, negative where the other "
+            f"camera stands to the left; got {baseline.tolist()}."
+        )
+    return image, other, hint
+
+
+# -------------------------------------------------------------------------------------------
+
+
 def _check(pred: Tensor, target: Tensor) -> None:
     if pred.shape != target.shape or pred.ndim != 4 or pred.shape[1] != 1:
         raise ValueError(
@@ -123,19 +440,20 @@ def _check(pred: Tensor, target: Tensor) -> None:
 
 
 def _without_holes(
-    pred: Tensor, target: Tensor, masked: bool
+    pred: Tensor, target: Tensor, masked: bool, *, above: float = 0.0
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Both maps with 0 where the target is invalid, and where it is valid (None: everywhere)."""
+    """Both maps with 0 where the target is invalid (not above `above` metres, or not finite), and
+    where it is valid (None: everywhere)."""
     dtype = torch.float64 if pred.dtype == torch.float64 else torch.float32
     p, y = pred.to(dtype), target.detach().to(dtype)
     if not masked:
         return p, y, None
-    valid = (y > 0) & y.isfinite()
+    valid = (y > above) & y.isfinite()
     count = int(valid.sum())
     if count == 0:
         raise ValueError(
-            f"The target {tuple(target.shape)} has no valid pixel (depth > 0), so there is "
-            "no loss. Is its depth in metres, and were augmentations kind to it?"
+            f"The target {tuple(target.shape)} has no valid pixel (depth > {above:g}), so there "
+            "is no loss. Is its depth in metres, and were augmentations kind to it?"
         )
     if count == valid.numel():
         return p, y, None

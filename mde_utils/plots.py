@@ -6,6 +6,7 @@ perceptually uniform; two networks are told apart by colours that all eyes can t
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Collection, Mapping, Sequence
 from itertools import cycle
 
@@ -30,7 +31,7 @@ from mde_utils.evaluation import ERRORS, MIN_DEPTH, compute_metrics
 from mde_utils.interventions import AblationCurve
 from mde_utils.selectivity import assigned_bins
 
-DEPTH, RESPONSE, ERROR = "viridis", "magma", "rocket_r"
+DEPTH, RESPONSE, ERROR, CHANGE = "viridis", "magma", "rocket_r", "vlag"
 PALETTE = sns.color_palette("colorblind")
 _GREY = "0.6"
 # Runs beside each other: those of the palette first that differ most, to all eyes.
@@ -82,6 +83,141 @@ def plot_items(items: Sequence[Mapping], fields: Sequence[str] = ("image", "dept
         if field in ("depth", "sparse_depth"):
             fig.colorbar(shown, ax=row.tolist(), label="depth [m]", pad=0.01)
     return fig
+
+
+def plot_projection(image: Tensor, depth: Tensor, *, vmax: float | None = None) -> Figure:
+    """Sparse depth (1, H, W) in metres as dots over the image that it belongs to.
+
+    Near dots lie above far ones. `vmax`: depth of the brightest colour, metres; None = farthest.
+    """
+    h, w = image.shape[1:]
+    if depth.shape != (1, h, w):
+        raise ValueError(f"Image and depth differ in size, {h}x{w} and {tuple(depth.shape)}.")
+    fig, axes = _grid(1, 1, 10, h / w)
+    ax = axes[0, 0]
+    show_image(ax, 0.5 + 0.5 * image.mean(0).expand(3, -1, -1))  # the colours are the depth's
+    y, x = np.nonzero(depth[0].cpu().numpy() > 0)
+    metres = depth[0].cpu().numpy()[y, x]
+    order = metres.argsort()[::-1]
+    norm = LogNorm(*((metres.min(), vmax or metres.max()) if len(x) else (1, 80)))
+    dots = ax.scatter(x[order], y[order], 3.5, metres[order], cmap=DEPTH, norm=norm, linewidths=0)
+    ax.set_xlabel(f"{len(x):,} points, {len(x) / (h * w):.1%} of the pixels", fontsize=9)
+    ticks = [t for t in (0.5, 1, 2, 3, 5, 10, 20, 40, 80) if norm.vmin <= t <= norm.vmax]
+    bar = fig.colorbar(dots, ax=ax, label="depth [m]", pad=0.01, ticks=ticks, format="%g")
+    bar.minorticks_off()
+    return fig
+
+
+def plot_point_cloud(
+    image: Tensor,
+    depth: Tensor,
+    intrinsics: Tensor,
+    *,
+    farthest: float | None = None,
+    turn: float = 12.0,
+    rise: float = 14.0,
+    points: int = 60_000,
+    title: str | None = None,
+) -> Figure:
+    """Where the pixels of an image lie in space by their depth, in the colours of the image.
+
+    Seen from behind and above the camera, over a grid in metres from it at the height of the
+    lowest points.
+
+    Args:
+        image: RGB (3, H, W) in [0, 1].
+        depth: (1, h, w) metres, of the image or a smaller copy of it; 0 = no measurement.
+        intrinsics: (3, 3) in pixels of the image.
+        farthest: leave out what is farther, metres.
+        turn, rise: of the view, degrees: to the right (seen from above, the eye moves left) and
+            up.
+        points: about so many at most; else of a smaller copy, each of its nearest pixel.
+
+    Raises:
+        ValueError: no point to draw.
+    """
+    tall, wide = image.shape[-2:]
+    depth = depth.detach().float().cpu().reshape(1, 1, *depth.shape[-2:])
+    depth = torch.where(depth <= (farthest or np.inf), depth, 0.0)  # NaN too
+    count = int((depth > 0).sum())
+    if not count:
+        limit = "" if farthest is None else f" up to {farthest:g} m"
+        raise ValueError(f"No pixel has a depth{limit}: there is no point to draw.")
+    if count > points:
+        small = [max(1, round(n * (points / count) ** 0.5)) for n in depth.shape[-2:]]
+        depth = nn.functional.interpolate(depth, small, mode="nearest-exact")
+    h, w = depth.shape[-2:]
+    rgb = image.detach().float().cpu()
+    if (h, w) != (tall, wide):
+        rgb = nn.functional.interpolate(rgb[None], (h, w), mode="bilinear", antialias=True)[0]
+    z, keep = depth[0, 0].double(), depth[0, 0] > 0
+    rgb = rgb.clamp(0, 1).permute(1, 2, 0)[keep].numpy()
+    rows, columns = keep.nonzero().double().unbind(1)
+    # Pixel centres of a copy of another size lie at (x + .5) W/w - .5 of the image.
+    u, v = (columns + 0.5) * wide / w - 0.5, (rows + 0.5) * tall / h - 0.5
+    rays = torch.linalg.solve(
+        intrinsics.double().cpu(), torch.stack([u, v, torch.ones_like(u)])
+    ).T.numpy()
+    z = z[keep].numpy()
+    xyz = rays * z[:, None]
+    spacing = z * wide / w / intrinsics[0, 0].item()  # metres between neighbours
+    spacing *= min(np.sqrt(h * w / len(xyz)), 3)  # wider where pixels have no depth
+
+    middle = np.array([0.0, np.median(xyz[:, 1]), np.median(xyz[:, 2])])
+    a, b = np.radians(turn), np.radians(rise)
+    across = np.array([[np.cos(a), 0, -np.sin(a)], [0, 1, 0], [np.sin(a), 0, np.cos(a)]])
+    down = np.array([[1, 0, 0], [0, np.cos(b), -np.sin(b)], [0, np.sin(b), np.cos(b)]])
+    view = down @ across
+    away = 1.3 * middle[2]
+
+    def seen(p: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(n, 3) metres to the picture's (n, 2), y up, and the distance from the eye."""
+        p = (p - middle) @ view.T + (0, 0, away)
+        distance = np.maximum(p[:, 2], 0.05 * away)
+        return p[:, :2] / distance[:, None] * (1, -1), distance
+
+    flat, distance = seen(xyz)
+    low, high = np.quantile(flat, [0.003, 0.997], axis=0)
+    low, high = low - 0.04 * (high - low), high + 0.04 * (high - low)
+    span = high - low
+    width = 10.0
+    height = float(np.clip(width * span[1] / span[0], 3, 8))
+    fig, ax = plt.subplots(figsize=(width, height), layout="constrained")
+    ax.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]), aspect="equal")
+    _bare(ax)
+    ax.set_facecolor("0.97")
+    _ground(ax, xyz, seen)
+    order = distance.argsort()[::-1]
+    per_unit = 72 * min(width / span[0], height / span[1])
+    size = np.clip(1.4 * spacing / distance * per_unit, 0.8, 12) ** 2
+    ax.scatter(*flat[order].T, size[order], rgb[order], marker="s", linewidths=0, zorder=2)
+    words = f"{len(xyz):,} points, {z.min():.1f}–{z.max():.1f} m"
+    ax.set_title(f"{title} · {words}" if title else words, fontsize=10)
+    return fig
+
+
+def _ground(ax: Axes, xyz: np.ndarray, seen) -> None:
+    """A grid under the points, named by its distance from the camera in metres."""
+    floor = np.quantile(xyz[:, 1], 0.98)
+    end = np.quantile(xyz[:, 2], 0.99)
+    step = next(s for s in (0.5, 1, 2, 5, 10, 20, 50, np.inf) if end / s < 9)
+    side = step * np.ceil(np.abs(np.quantile(xyz[:, 0], [0.02, 0.98])).max() / step)
+    far = step * np.ceil(end / step)
+    line = {"color": "0.75", "lw": 0.8, "zorder": 1}
+    right = ax.get_xlim()[1]
+    for d in np.arange(0, far + step / 2, step):
+        (start, end), _ = seen(np.array([[-side, floor, d], [side, floor, d]]))
+        ax.plot(*np.array([start, end]).T, **line)
+        # Named where it leaves the picture, for the points lie over the rest.
+        x = min(end[0], right)
+        y = np.interp(x, [start[0], end[0]], [start[1], end[1]])
+        if ax.get_ylim()[0] <= y <= ax.get_ylim()[1]:
+            words = {"xytext": (3, 0), "textcoords": "offset points", "va": "center"}
+            halo = [withStroke(linewidth=2, foreground="w")]
+            ax.annotate(f"{d:g} m", (x, y), **words, fontsize=8, zorder=3, path_effects=halo)
+    for x in np.arange(-side, side + step / 2, step):
+        ends, _ = seen(np.array([[x, floor, 0], [x, floor, far]]))
+        ax.plot(*ends.T, **line)
 
 
 def plot_predictions(
@@ -250,7 +386,9 @@ def plot_unit_maps(
     """
     shape = items[0]["image"].shape[1:]
     names = list(models)
-    fig, axes = _grid(len(units), 1 + 2 * len(names), 11, shape[0] / shape[1])
+    aspect = shape[0] / shape[1]
+    wide = aspect < 0.5  # too low for words beside it
+    fig, axes = _grid(len(units), 1 + 2 * len(names), 11, aspect + 0.09 * wide)
     bins = next(iter(dissections.values())).bins[layer]
     seen: dict = {name: [] for name in names}
     for name, model in models.items():
@@ -268,7 +406,10 @@ def plot_unit_maps(
             row[1 + 2 * i].imshow((where == target).numpy(), cmap="gray", vmin=0, vmax=1)
             _bare(row[1 + 2 * i])
             _map(row[2 + 2 * i], acts[unit])
-        row[0].set_ylabel(f"unit {unit}\n{near:.2f}–{far:.2f} m", fontsize=8)
+        if wide:
+            row[0].set_xlabel(f"unit {unit}: {near:.2f}–{far:.2f} m", fontsize=8)
+        else:
+            row[0].set_ylabel(f"unit {unit}\n{near:.2f}–{far:.2f} m", fontsize=8)
     axes[0][0].set_title("RGB", fontsize=9)
     for i, name in enumerate(names):
         axes[0][1 + 2 * i].set_title(f"{name}: predicted\ndepth in its bin", fontsize=8)
@@ -1004,6 +1145,162 @@ def plot_blame(trace: ErrorTrace, num_units: int = 10) -> Figure:
         )
         sns.despine(ax=ax)
     return fig
+
+
+# ------------------------------------------------------------------ depth completion
+
+
+def plot_completion(
+    curves: pd.DataFrame | Mapping[str, pd.DataFrame], *, trained: int | None = None
+) -> Figure:
+    """How metrics fall with the number of sparse samples (`completion_curve`): δ, RMS and REL.
+
+    Args:
+        curves: one, or name → curve, of the same numbers: a colour each.
+        trained: the number of samples in training, to be marked.
+    """
+    curves = {"": curves} if isinstance(curves, pd.DataFrame) else curves
+    panels = (("d1.02", "d1.05", "d1.10", "d1"), ("rms",), ("rel",))
+    fig, axes = plt.subplots(1, 3, figsize=(10, 3.4), layout="constrained")
+    markers, dashes = ("o", "s", "^", "D"), ("-", "--", ":", "-.")
+    for ax, metrics, title in zip(
+        axes, panels, ("δ below a threshold [%]", "RMS [m]", "REL [%]"), strict=True
+    ):
+        for curve, colour in zip(curves.values(), cycle(_RUNS)):
+            places = np.arange(len(curve))
+            for i, metric in enumerate(metrics):
+                values = curve[metric] * (1 if metric == "rms" else 100)
+                style = {"marker": markers[i], "ls": dashes[i], "color": colour, "ms": 4}
+                ax.plot(places, values, lw=1.6, **style)
+            numbers = curve["samples"].tolist()
+        ax.set_xticks(places, numbers)
+        if trained is not None:
+            ax.axvline(np.interp(trained, numbers, places), color="0.6", lw=1, ls=":", zorder=0)
+        ax.set(title=title, xlabel="sparse samples in an image")
+        ax.tick_params(labelsize=8)
+        ax.grid(axis="y", color="0.92")
+        sns.despine(ax=ax)
+    for ax in axes[1:]:
+        ax.set_ylim(bottom=0)
+    keys = [
+        _key(f"δ < {limit}", marker=m, ls=d, color="0.3")
+        for limit, m, d in zip(("1.02", "1.05", "1.10", "1.25"), markers, dashes, strict=True)
+    ]
+    if trained is not None:
+        keys.append(_key(f"trained with {trained}", color="0.6", lw=1, ls=":"))
+    named = zip(filter(None, curves), cycle(_RUNS))
+    keys += [_key(name, color=colour, lw=3) for name, colour in named]
+    fig.legend(handles=keys, loc="outside lower center", ncols=5, fontsize=8, frameon=False)
+    return fig
+
+
+def plot_sparse_point(
+    model: nn.Module,
+    item: Mapping,
+    dissection: Dissection,
+    layer: str,
+    *,
+    point: tuple[int, int] | None = None,
+    offset: float = 0.0,
+    num_units: int = 4,
+) -> Figure:
+    """What one sparse measurement does to depth and to the units that answer to its depth.
+
+    Rows: without the point, with it, and the difference; columns: the image and its depth, the
+    predicted depth, and units. All other measurements stay.
+
+    Args:
+        item: with `sparse_depth`.
+        dissection: of ``model``; says which units answer to which depth.
+        point: (row, column) of a measurement; None = the one that the network, seeing the image
+            alone, is farthest from.
+        offset: metres added to the measurement: what if it lied?
+        num_units: those whose best bin is nearest to the point's depth, the more selective first.
+
+    Raises:
+        ValueError: no measurement, or none at the point.
+    """
+    sparse = item["sparse_depth"]
+    if point is None:
+        if not (sparse > 0).any():
+            raise ValueError("The item's sparse_depth holds no measurement.")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that there is no measurement
+            alone = predict(model, {**item, "sparse_depth": torch.zeros_like(sparse)})
+        gap = torch.where(sparse > 0, (alone - sparse).abs(), -1.0)[0]
+        point = tuple(int(i) for i in np.unravel_index(int(gap.argmax()), gap.shape))
+    row, column = point
+    measured = sparse[0, row, column].item()
+    if not measured > 0:
+        at = (sparse[0] > 0).nonzero()[:5].tolist()
+        raise ValueError(f"No measurement at {point}. There are some at {at}.")
+
+    depths, maps = [], []
+    for value in (0.0, measured + offset):
+        given = sparse.clone()
+        given[0, row, column] = value
+        with tap(model, [layer]) as acts:
+            depths.append(predict(model, {**item, "sparse_depth": given})[0])
+            maps.append(acts[layer][0].float().cpu())
+
+    frame = dissection.to_frame().query("layer == @layer")
+    bins = dissection.bins[layer]
+    target = bins.discretize(torch.tensor([measured + offset])).item()
+    frame = frame.assign(away=(frame["best_bin"] - target).abs())
+    frame = frame.sort_values(["away", "selectivity"], ascending=[True, False]).head(num_units)
+
+    h, w = sparse.shape[-2:]
+    fig, axes = _grid(3, 2 + len(frame), 12, h / w)
+    show_image(axes[0, 0], item["image"])
+    ys, xs = (sparse[0] > 0).nonzero().T.tolist()
+    axes[0, 0].scatter(xs, ys, 3, "w", linewidths=0)
+    vmax = max(item["depth"].max().item(), *(d.max().item() for d in depths))
+    shown = show_depth(axes[1, 0], item["depth"], vmax=vmax)
+    axes[2, 0].set_axis_off()
+    for ax, depth in zip(axes[:, 1], depths, strict=False):
+        show_depth(ax, depth[None], vmax=vmax)
+    fig.colorbar(shown, ax=axes[:2, 0].tolist(), label="depth [m]", location="left", shrink=0.6)
+    change = _difference(axes[2, 1], depths[1] - depths[0])
+    fig.colorbar(change, ax=axes[2, 0], label="change of depth [m]", location="right")
+    for column_axes, unit in zip(axes[:, 2:].T, frame.itertuples(), strict=True):
+        before, after = (m[unit.unit] for m in maps)
+        top = torch.stack([before, after]).abs().quantile(0.99).item() or 1.0
+        for ax, values in zip(column_axes, (before, after), strict=False):
+            ax.imshow(values.abs().numpy(), cmap=RESPONSE, vmin=0, vmax=top)
+            _bare(ax)
+        _difference(column_axes[2], after - before)
+        largest = (after - before).abs().max().item() / top
+        column_axes[2].set_xlabel(f"at most {largest:.0%} of the\nresponse's scale", fontsize=8)
+        column_axes[0].set_title(
+            f"unit {unit.unit}\nmost at {unit.best_from_m:.2f}–{unit.best_to_m:.2f} m\n"
+            f"selectivity {unit.selectivity:.2f}",
+            fontsize=8,
+        )
+    for ax in (ax for ax in axes.flat if ax.images):
+        y, x = ((n + 0.5) * m / of - 0.5 for n, m, of in zip(
+            point, ax.images[0].get_size(), (h, w), strict=True
+        ))  # fmt: skip
+        ax.plot(x, y, "o", ms=9, mfc="none", mec=PALETTE[3], mew=1.4)
+    axes[0, 0].set_title("image, sparse samples", fontsize=9)
+    axes[1, 0].set_title("ground truth", fontsize=9)
+    axes[0, 1].set_title("predicted depth", fontsize=9)
+    for ax, words in zip(axes[:, 1], ("without the point", "with it", "difference"), strict=True):
+        ax.set_ylabel(words, fontsize=9)
+    words = f" moved by {offset:+g} m to {measured + offset:.2f} m" if offset else ""
+    fig.suptitle(
+        f"One measurement of {measured:.2f} m{words}, {len(xs) - 1} others stay · {layer}, "
+        "each unit on its own scale",
+        fontsize=10,
+    )
+    return fig
+
+
+def _difference(ax: Axes, values: Tensor):
+    """(h, w), red where there is more, blue where there is less. Returns the mappable."""
+    top = values.abs().max().item() or 1.0
+    shown = ax.imshow(values.numpy(), cmap=CHANGE, vmin=-top, vmax=top)
+    _bare(ax)
+    return shown
 
 
 # ------------------------------------------------------------------ helpers

@@ -23,6 +23,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -124,7 +125,8 @@ def fit(
         that a batch has pixels of), ``train_absent_`` (units whose assigned bin a batch lacks),
         ``train_collapsed_`` and ``val_collapsed_`` (units without any response in the epoch),
         ``val_selectivity_`` and ``val_assigned_`` (at the best bin, at the assigned one);
-        ``val_`` and a metric: protocol ``imde``; ``lr``, ``imde_alpha`` at the epoch's end;
+        ``val_`` and a metric: protocol ``imde``; ``lr`` of the epoch's last step, ``imde_alpha`` at
+        its end;
         ``seconds`` and ``images_per_s`` of training, ``data_seconds`` of it waiting for images.
 
     Under ``torch.distributed`` (``accelerate launch``, ``notebook_launcher``) each process takes
@@ -140,7 +142,8 @@ def fit(
     Raises:
         ValueError: an empty data set, one without valid depth, no validation set, unknown layers, a
             run folder of another config, checkpoints none of which can be read, a batch that the
-            processes cannot share, or one without valid depth (naming its images).
+            processes cannot share, or one without valid depth (naming its images); a model that is
+            frozen throughout, or takes an input that items lack.
         FileNotFoundError: ``resume_from`` holds no run.
         OSError: the run folder cannot be written (raised before the first epoch) or is full; the
             last checkpoint stands.
@@ -213,12 +216,21 @@ class _Batches:
             yield [(self.epoch, index) for index in batch[self.rank :: self.world]]
 
 
-def _check_data(name: str, dataset, span: tuple[float, float]) -> None:
-    """Refuse a data set without images, or without any depth that can be learned or measured."""
+def _check_data(name: str, dataset, span: tuple[float, float], inputs: Iterable[str]) -> None:
+    """Refuse a data set without images, without one of the network's inputs, or without any depth
+    that can be learned or measured."""
     if len(dataset) == 0:
         raise ValueError(f"The {name} set is empty.")
-    depths = (dataset[i]["depth"] for i in range(len(dataset)))
-    if not any(((depth > 0) & (depth < span[1])).any() for depth in depths):
+    for i in range(len(dataset)):
+        item = dataset[i]
+        if missing := [key for key in inputs if key not in item]:
+            raise ValueError(
+                f"The model takes {missing[0]!r} beside the image, which items of the {name} set "
+                f"lack; they have {', '.join(item)}."
+            )
+        if ((item["depth"] > 0) & (item["depth"] < span[1])).any():
+            break
+    else:
         raise ValueError(
             f"The {name} set has no depth between 0 and {span[1]:g} m in any of its "
             f"{len(dataset)} images: is it in metres, and 0 only where there is no measurement?"
@@ -383,7 +395,7 @@ class _Trainer:
             )
         self.span = find_range(train_set, model)
         for name, dataset in (("training", train_set), ("validation", val_set)):
-            _check_data(name, dataset, self.span)
+            _check_data(name, dataset, self.span, getattr(model, "input_names", ()))
         for layer in config.cfg_layers:
             find_layer(model, layer)
         self.batches = _Batches(len(train_set), config, self.rank, self.world)
@@ -395,10 +407,7 @@ class _Trainer:
         dtype = amp_dtype(self.device) if config.mixed_precision else None
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=dtype == torch.float16)
         self.parameters = [p for p in self.bare.parameters() if p.requires_grad]
-        kind = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}[config.optimizer]
-        self.optimiser = kind(
-            self.parameters, lr=config.learning_rate, weight_decay=config.weight_decay
-        )
+        self.optimiser = _optimiser(self.bare, config)
         self.model = self.bare
         if self.world > 1:
             ids = [self.device.index] if self.device.type == "cuda" else None
@@ -474,8 +483,7 @@ class _Trainer:
         if self.position == 0:
             # Seeded per epoch, so that a run that goes on draws what it would have drawn.
             seed_everything((config.seed * 100_003 + self.epoch + 7919 * self.rank) % 2**32)
-        for group in self.optimiser.param_groups:
-            group["lr"] = config.rate(self.epoch)
+        past = [row[f"val_{config.best_by}"] for row in self.rows]
         self.batches.epoch, self.batches.position = self.epoch, self.position
         self.model.train()
         watch = nullcontext({})
@@ -490,6 +498,8 @@ class _Trainer:
                 start = time.perf_counter()
                 batch = next(loader)
                 self.tally.clock["data_seconds"] += time.perf_counter() - start
+                for group in self.optimiser.param_groups:
+                    group["lr"] = config.rate(self.epoch + position / steps, past)
                 self._train_on(batch, acts, position)
                 self.position = position + 1
                 self.tally.clock["seconds"] += time.perf_counter() - start
@@ -593,7 +603,7 @@ class _Trainer:
         clock = self.tally.clock
         row = {
             "epoch": self.epoch,
-            "lr": config.rate(self.epoch),
+            "lr": self.optimiser.param_groups[0]["lr"],
             "imde_alpha": config.alpha(self.epoch),
             **self.tally.row(config.definition),
             **clock,
@@ -754,6 +764,30 @@ class _Trainer:
             tag = f"{group}/{rest}" if group in ("train", "val") else f"run/{name}"
             self.writer.add_scalar(tag, value, row["epoch"])
         self.writer.flush()
+
+
+def _optimiser(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
+    """Of the parameters that are not frozen; those that do not decay are a group of their own."""
+    named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    if not named:
+        raise ValueError("The model has no parameter to train: all are frozen (requires_grad).")
+    decaying = [p for name, p in named if name.startswith(config.decay_prefix)]
+    others = [p for name, p in named if not name.startswith(config.decay_prefix)]
+    if not decaying:
+        known = ", ".join(dict.fromkeys(f"{name.split('.')[0]}." for name, _ in named))
+        raise ValueError(
+            f"No parameter's name begins with decay_prefix {config.decay_prefix!r}. They begin "
+            f"with: {known}"
+        )
+    groups = [{"params": decaying}]
+    if others:
+        groups.append({"params": others, "weight_decay": 0.0})
+    kind = {
+        "adamw": partial(torch.optim.AdamW, eps=config.adam_epsilon),
+        "adam": partial(torch.optim.Adam, eps=config.adam_epsilon),
+        "sgd": partial(torch.optim.SGD, momentum=0.9, nesterov=True),
+    }[config.optimizer]
+    return kind(groups, lr=config.learning_rate, weight_decay=config.weight_decay)
 
 
 def _join() -> torch.device:

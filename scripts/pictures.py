@@ -11,13 +11,18 @@ from mde_utils import build_model, dissect, load_dataset, plots
 LAYER = "dec_3"
 
 
+def contact_sheet(dataset, name: str, shape: tuple[int, int], height: float) -> None:
+    figure, axes = plt.subplots(*shape, figsize=(12, height), layout="constrained")
+    for ax, item in zip(axes.ravel(), dataset, strict=False):
+        plots.show_image(ax, item["image"])
+    figure.savefig(ROOT / "docs" / name, dpi=100, pil_kwargs={"quality": 85})
+
+
 def main():
     rooms = load_dataset("rooms", "test", limit=654, fields=("image", "depth"))
-    columns = 8
-    figure, axes = plt.subplots(3, columns, figsize=(12, 3.5), layout="constrained")
-    for ax, item in zip(axes.ravel(), rooms, strict=False):
-        plots.show_image(ax, item["image"])
-    figure.savefig(ROOT / "docs" / "rooms.jpg", dpi=100, pil_kwargs={"quality": 85})
+    contact_sheet(rooms, "rooms.jpg", (3, 8), 3.5)
+    streets = load_dataset("streets", "test", size=(112, 370), limit=12, fields=("image", "depth"))
+    contact_sheet(streets, "streets.jpg", (4, 3), 5.0)
 
     models = {
         name: build_model("meter_xxs", weights="rooms", variant=name)

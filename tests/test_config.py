@@ -6,6 +6,9 @@ from dataclasses import asdict, fields, replace
 
 import numpy as np
 import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from mde_utils.config import HANDLING, LOSSES, RECIPES, SCHEDULES, TrainConfig
 
@@ -27,6 +30,8 @@ A_CHANGE = {
     "batch_size": 3,
     "learning_rate": 0.1,
     "weight_decay": 0.2,
+    "decay_prefix": "encoder.",
+    "adam_epsilon": 1e-6,
     "depth_loss": "mff",
     "optimizer": "adam",
     "schedule": "step",
@@ -93,7 +98,7 @@ def test_values_of_another_kind_are_refused(field):
         ({"method": "asign"}, "Unknown method 'asign'. Known: assign, reg"),
         ({"definition": "x"}, "Unknown definition 'x'. Known: paper, reference"),
         ({"depth_loss": "x"}, "Unknown depth_loss 'x'. Known: balanced, mff"),
-        ({"optimizer": "sgd"}, "Unknown optimizer 'sgd'. Known: adamw, adam"),
+        ({"optimizer": "x"}, "Unknown optimizer 'x'. Known: adamw, adam, sgd"),
         ({"schedule": "x"}, "Unknown schedule 'x'. Known: constant, cosine, step"),
         ({"best_by": "loss"}, "Unknown best_by 'loss'. Known: d1, rms, rel"),
         ({"num_epochs": 0}, "num_epochs must be a whole number from 1 on; got 0"),
@@ -108,6 +113,7 @@ def test_values_of_another_kind_are_refused(field):
         ({"imde_ema": -0.5}, "imde_ema must be a number from 0 on"),
         ({"imde_ema": 1.0}, r"imde_ema must be from 0 \(off\) to below 1; got 1.0"),
         ({"weight_decay": -0.5}, "weight_decay must be a number from 0 on"),
+        ({"adam_epsilon": -1e-8}, "adam_epsilon must be a number from 0 on"),
         ({"learning_rate": 0.0}, "learning_rate must be positive"),
         ({"decay_factor": 0.0}, "decay_factor in"),
         ({"decay_factor": 1.5}, "decay_factor in"),
@@ -228,6 +234,59 @@ def test_mffs_recipe():
         "mff",
         "mff_crop",
     }
+
+
+@pytest.mark.parametrize("name", ["bts_paper_nyu", "bts_paper_kitti"])
+def test_btss_recipes(name):
+    config = TrainConfig.recipe(name)
+    rates = [config.rate(epoch) for epoch in (1, 26, 51)]
+    assert rates == pytest.approx([1e-4, 1e-5 + 9e-5 * 0.5**0.9, 1e-5])
+    assert (config.optimizer, config.adam_epsilon, config.batch_size) == ("adamw", 1e-3, 4)
+    assert (config.weight_decay, config.decay_prefix) == (1e-2, "encoder.")
+    assert config.model_options["freeze"] and config.weights == "imagenet"
+    kitti = "kitti" in name
+    assert config.dataset == config.model_options.get("dataset", "nyu") == name.split("_")[2]
+    assert LOSSES[config.depth_loss].keywords["min_depth"] == 1 if kitti else True
+    assert config.depth_loss == ("silog_kitti" if kitti else "silog")
+    assert config.data_options["train"] == {"augment": "bts_kitti" if kitti else "bts"}
+
+
+@given(st.integers(1, 60), st.integers(1, 500), st.data())
+def test_the_polynomial_counts_steps(epochs, steps, data):
+    """lr(t) = (lr - end) (1 - t / T)^0.9 + end, with t whole steps of T."""
+    config = TrainConfig(
+        schedule="polynomial", num_epochs=epochs, learning_rate=0.1, decay_factor=0.25
+    )
+    done = data.draw(st.integers(0, epochs * steps - 1))
+    expected = (0.1 - 0.025) * (1 - done / (epochs * steps)) ** 0.9 + 0.025
+    found = config.rate(1 + done // steps + done % steps / steps)
+    assert found == pytest.approx(expected, rel=1e-9)
+
+
+@given(
+    st.lists(st.sampled_from([0.5, 0.6, 0.7, 0.8, 0.9]), max_size=30),
+    st.integers(1, 4),
+    st.sampled_from(["d1", "rel"]),
+)
+def test_a_plateau_is_what_torch_takes_for_one(values, patience, best_by):
+    config = TrainConfig(schedule="plateau", decay_every=patience, best_by=best_by)
+    optimiser = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=config.learning_rate)
+    mode = "max" if best_by == "d1" else "min"
+    scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(
+        optimiser, mode, factor=config.decay_factor, patience=patience, threshold=0, eps=0
+    )
+    for epoch in range(len(values) + 1):
+        found = config.rate(epoch + 1, values[:epoch])
+        assert found == pytest.approx(optimiser.param_groups[0]["lr"])
+        if epoch < len(values):
+            scheduler.step(values[epoch])
+
+
+@pytest.mark.parametrize("schedule", ["constant", "cosine", "step", "plateau"])
+def test_other_schedules_are_per_epoch(schedule):
+    config = TrainConfig(schedule=schedule, num_epochs=5, decay_every=2)
+    for epoch in range(1, 6):
+        assert config.rate(epoch + 0.99, [0.5] * epoch) == config.rate(epoch, [0.5] * epoch)
 
 
 def test_every_schedule_starts_at_the_learning_rate_and_stays_positive():

@@ -11,7 +11,7 @@ from mde_utils.data import AUGMENTATIONS, DATASETS, load_dataset
 @pytest.mark.parametrize(
     ("arguments", "error", "words"),
     [
-        (dict(name="nyo", split="train"), ValueError, ["'nyo'", "rooms, nyu", "mean 'nyu'"]),
+        (dict(name="nyo", split="train"), ValueError, ["'nyo'", "rooms, streets", "mean 'nyu'"]),
         (dict(name="nyu", split="trian"), ValueError, ["'trian'", "train, val, test"]),
         (dict(name="nyu", split="train", bits=8), TypeError, ["'bits'", "'nyu'", "layout", "raw"]),
         (dict(name="nyu", split="train", augment="mef"), ValueError, ["'mef'", "meter, mff"]),
@@ -28,8 +28,8 @@ def test_unknown_names(arguments, error, words):
 def test_registries_name_what_exists():
     from importlib import import_module
 
-    assert {"rooms", "nyu"} <= {*DATASETS}
-    assert {*AUGMENTATIONS} == {"meter", "mff", "mff_crop"}
+    assert {"rooms", "streets", "nyu", "kitti"} <= {*DATASETS}
+    assert {*AUGMENTATIONS} == {"meter", "mff", "mff_crop", "bts", "bts_kitti", "cspn"}
     assert hasattr(import_module("mde_utils.data.nyu"), DATASETS["nyu"][1])
 
 

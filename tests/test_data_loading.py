@@ -60,6 +60,17 @@ def test_what_was_read_as_one_batch_is_not_stacked_again():
     assert batch["image"] is whole["image"] and set(batch) == {"image"}
 
 
+def test_optional_fields_where_items_have_them():
+    data = items(*[(4, 6)] * 5)
+    for i in (1, 2, 4):
+        data[i]["frame"] = torch.full((4,), float(i))
+    got = [batch for _, batch in batches(data, range(5), 5, ["image"], optional=["frame"])]
+    assert [len(b["image"]) for b in got] == [1, 2, 1, 1]
+    assert ["frame" in b for b in got] == [False, True, False, True]
+    assert got[1]["frame"][:, 0].tolist() == [1, 2]
+    assert [len(b["image"]) for _, b in batches(data, range(5), 5, ["image"])] == [5]
+
+
 @pytest.mark.parametrize(
     "change, message",
     [

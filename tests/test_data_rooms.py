@@ -22,14 +22,13 @@ from mde_utils.data.render import (
     Scene,
     render,
 )
+from mde_utils.data.rendered import photograph, produce
 from mde_utils.data.rooms import (
     LABELS,
     RENDERER_VERSION,
+    ROOMS,
     Rooms,
-    _photograph,
-    intrinsics_matrix,
     make_rooms,
-    produce,
     render_room,
 )
 
@@ -39,7 +38,7 @@ FIELDS = ("image", "depth", "normal", "label")
 
 @pytest.fixture(scope="module", autouse=True)
 def one_thread():
-    """Some tests call what the data set guards itself; see `rooms._one_thread`."""
+    """Some tests call what the data set guards itself; see `rendered._one_thread`."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -67,7 +66,7 @@ def many():
         items = []
         for start in range(0, 200, 8):
             indices = list(range(start, start + 8))
-            items += _photograph(split, indices, (36, 48), None, None, "cpu", True)
+            items += photograph(ROOMS, split, indices, (36, 48), None, None, "cpu", True)
         out[split] = {k: torch.stack([i[k] for i in items]) for k in ("depth", "label", "normal")}
     return out
 
@@ -124,7 +123,7 @@ def test_same_room_in_another_process():
 
 
 def test_batches_make_the_same_rooms_as_single_calls():
-    batch = _photograph("train", [1, 2, 5], SMALL, None, None, "cpu")
+    batch = photograph(ROOMS, "train", [1, 2, 5], SMALL, None, None, "cpu")
     for index, item in zip([1, 2, 5], batch, strict=True):
         single = render_room("train", index, size=SMALL)
         assert torch.equal(item["label"], single["label"])
@@ -133,7 +132,7 @@ def test_batches_make_the_same_rooms_as_single_calls():
 
 
 def test_threads_produce_the_records_in_order(two_threads):
-    arguments = ("train", [4, 9, 2, 7], SMALL, 0.1, None, (*FIELDS, "right"))
+    arguments = (ROOMS, "train", [4, 9, 2, 7], SMALL, 0.1, None, (*FIELDS, "right"))
     one = list(produce(*arguments, threads=1, device="cpu"))
     two = list(produce(*arguments, threads=2, device="cpu"))
     assert torch.get_num_threads() == 2
@@ -143,7 +142,7 @@ def test_threads_produce_the_records_in_order(two_threads):
 
 
 def test_stopping_half_way_leaves_nothing_behind(two_threads):
-    records = produce("train", range(6), SMALL, None, None, FIELDS, threads=2, device="cpu")
+    records = produce(ROOMS, "train", range(6), SMALL, None, None, FIELDS, threads=2, device="cpu")
     next(records)
     records.close()
     assert torch.get_num_threads() == 2
@@ -181,7 +180,7 @@ def test_normals_are_unit_vectors_that_face_the_camera(many):
     for split in many.values():
         assert torch.allclose(split["normal"].norm(dim=1), torch.ones(()), atol=1e-4)
         h, w = split["depth"].shape[-2:]
-        item = {"depth": split["depth"][0], "intrinsics": intrinsics_matrix((h, w))}
+        item = {"depth": split["depth"][0], "intrinsics": ROOMS.matrix((h, w))}
         assert ((split["normal"].double() * rays(item)).sum(1) <= 1e-3).all()
 
 
@@ -317,7 +316,7 @@ def test_depths_are_those_of_rooms(many):
 
 
 def test_pictures_are_exposed():
-    items = _photograph("test", list(range(12)), SMALL, None, None, "cpu")
+    items = photograph(ROOMS, "test", list(range(12)), SMALL, None, None, "cpu")
     means = torch.stack([i["image"].mean() for i in items])
     spread = torch.stack([i["image"].std() for i in items])
     assert (means > 0.15).all() and (means < 0.85).all()

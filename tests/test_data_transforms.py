@@ -11,14 +11,23 @@ from torch.utils.data import DataLoader, Dataset
 
 from mde_utils.data import AUGMENTATIONS
 from mde_utils.data import transforms as module
-from mde_utils.data.transforms import meter_augment, mff_augment, resolve_augmentation
+from mde_utils.data.transforms import (
+    bts_augment,
+    bts_kitti_augment,
+    cspn_augment,
+    meter_augment,
+    mff_augment,
+    resolve_augmentation,
+)
 
 STEPS = ("mirror", "channels", "crop", "shift")
 NO_COLOUR = {
     "meter": functools.partial(meter_augment, channels=0, shift=0),
     "mff": functools.partial(mff_augment, lighting=0, jitter=0),
+    "bts": functools.partial(bts_augment, relight=0),
+    "bts_kitti": functools.partial(bts_kitti_augment, relight=0),
 }
-SIZES = st.tuples(st.integers(24, 60), st.integers(24, 60))
+SIZES = st.tuples(st.integers(40, 70), st.integers(60, 90))
 
 
 def ramp(h, w):
@@ -35,7 +44,7 @@ def ramp(h, w):
     }
 
 
-def picture(h=40, w=52):
+def picture(h=40, w=60):
     depth = 0.5 + 9 * torch.rand(1, h, w)
     depth[torch.rand(1, h, w) < 0.2] = 0
     return {"image": torch.rand(3, h, w), "depth": depth}
@@ -155,6 +164,67 @@ def test_rotation_moves_the_principal_point_with_the_image(degrees):
     assert k[:2, 2].tolist() == pytest.approx([29.5 + c * dx + s * dy, 19.5 - s * dx + c * dy])
 
 
+@pytest.mark.parametrize(
+    "augment, size, cropped",
+    [
+        (bts_augment, (480, 640), (416, 544)),
+        (bts_augment, (240, 320), (192, 256)),
+        (bts_augment, (96, 128), (64, 96)),
+        (bts_kitti_augment, (352, 1216), (352, 704)),
+        (bts_kitti_augment, (375, 1242), (352, 704)),
+        (bts_kitti_augment, (64, 224), (64, 128)),
+    ],
+)
+def test_btss_crops_are_those_of_the_paper_and_in_proportion(augment, size, cropped):
+    for _ in seeds(3):
+        out = augment(picture(*size))
+        assert out["image"].shape == (3, *cropped) and out["depth"].shape == (1, *cropped)
+
+
+def test_bts_never_shows_nyus_border():
+    """Of 480x640 rows 45:472 and columns 43:608; what rotation fills is 0 and no border."""
+    item = picture(480, 640) | {"depth": torch.full((1, 480, 640), 9.0)}
+    item["depth"][:, 45:472, 43:608] = 1.0
+    seen = set()
+    for _ in seeds(8):
+        seen |= {*bts_augment(item)["depth"].unique().tolist()}
+    assert seen == {0.0, 1.0}
+
+
+@pytest.mark.parametrize(
+    "augment, size, rows, columns",
+    [
+        (bts_augment, (96, 128), (9, 94 - 64), (9, 122 - 96)),
+        (bts_kitti_augment, (32, 64), (0, 0), (0, 32)),
+    ],
+)
+def test_btss_crops_lie_anywhere_inside(augment, size, rows, columns):
+    item = ramp(*size)
+    corners = [augment(item, degrees=0, mirror=0)["label"][0, 0].item() for _ in seeds(300)]
+    found = [{corner // size[1] for corner in corners}, {corner % size[1] for corner in corners}]
+    assert [(min(f), max(f)) for f in found] == [rows, columns]
+
+
+@pytest.mark.parametrize("augment, most", [(bts_augment, 2.5), (bts_kitti_augment, 1.0)])
+def test_bts_always_rotates_a_little(augment, most, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(module, "_rotate", lambda item, degrees: drawn.append(degrees) or item)
+    for _ in seeds(300):
+        augment(picture())
+    assert -most <= min(drawn) < -0.95 * most and 0.95 * most < max(drawn) <= most
+
+
+@pytest.mark.parametrize(
+    "augment, size, least",
+    [(bts_augment, (30, 90), "37x38"), (bts_kitti_augment, (64, 50), "32x56")],
+)
+def test_bts_says_which_sizes_it_can_crop(augment, size, least):
+    with pytest.raises(ValueError, match=f"of {size[0]}x{size[1]} no 32x32.*at least {least}"):
+        augment(picture(*size))
+    h, w = map(int, least.split("x"))
+    assert augment(picture(h, w))["image"].shape == (3, 32, 32)
+
+
 # ---- values -----------------------------------------------------------------------------------
 
 
@@ -170,11 +240,11 @@ def test_ranges_hold_and_the_given_item_is_untouched(name):
         assert all(torch.equal(item[k], copy[k]) for k in copy)
 
 
-@pytest.mark.parametrize("image", [torch.zeros(3, 24, 32), torch.ones(3, 24, 32)])
+@pytest.mark.parametrize("image", [torch.zeros(3, 40, 60), torch.ones(3, 40, 60)])
 @pytest.mark.parametrize("name", AUGMENTATIONS)
 def test_black_and_white_stay_numbers(name, image):
     for _ in seeds(10):
-        out = AUGMENTATIONS[name]({"image": image, "depth": torch.zeros(1, 24, 32)})
+        out = AUGMENTATIONS[name]({"image": image, "depth": torch.zeros(1, 40, 60)})
         assert out["image"].isfinite().all() and (out["depth"] == 0).all()
 
 
@@ -254,7 +324,7 @@ def test_probabilities(step):
 # ---- chance, errors ---------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["meter", "mff"])
+@pytest.mark.parametrize("name", ["meter", "mff", "bts", "bts_kitti", "cspn"])
 def test_torch_seed_decides(name):
     item, augment = picture(), AUGMENTATIONS[name]
     torch.manual_seed(3)
@@ -264,6 +334,22 @@ def test_torch_seed_decides(name):
     again = augment(item)
     assert torch.equal(first["image"], again["image"])
     assert not torch.equal(first["image"], second["image"])
+
+
+@pytest.mark.parametrize("augment, brightness", [(bts_augment, 0.25), (bts_kitti_augment, 0.1)])
+def test_bts_relights_half_of_the_images_within_its_bounds(augment, brightness):
+    grey, gains, moved = 0.5, [], 0
+    item = {"image": torch.full((3, 64, 96), grey), "depth": torch.ones(1, 64, 96)}
+    for _ in seeds(300):
+        out = augment(item, degrees=0)["image"]
+        assert (out == out[:, :1, :1]).all()  # a flat image stays flat
+        gains.append((out[:, 0, 0] / grey).tolist())
+        moved += out[0, 0, 0].item() != grey
+    assert 110 < moved < 190
+    # Gamma .9 or 1.1 of .5 is .536 or .467, brightness and a channel's gain come on top.
+    low, high = min(map(min, gains)), max(map(max, gains))
+    assert 0.5**0.1 * (1 - brightness) * 0.9 <= low < 1 - brightness * 0.8
+    assert 1 + brightness * 0.8 < high <= 0.5**-0.1 * (1 + brightness) * 1.1 + 1e-6
 
 
 class Same(Dataset):
@@ -302,3 +388,43 @@ def test_resolve():
         resolve_augmentation("meters")
     with pytest.raises(TypeError, match="not list"):
         resolve_augmentation([])
+
+
+# ---- CSPN -------------------------------------------------------------------------------------
+
+
+@settings(deadline=None, max_examples=40)
+@given(size=SIZES, seed=st.integers(0, 10**6))
+def test_cspn_enlarges_and_brings_nearer_alike(size, seed):
+    """By one factor, which the focal length tells; image, depth and label stay together."""
+    h, w = size
+    item = ramp(h, w)
+    torch.manual_seed(seed)
+    out = cspn_augment(item, jitter=0)
+    assert all(out[k].shape == item[k].shape for k in ("image", "depth", "label"))
+    scale = (out["focal"] / item["focal"]).item()
+    assert 0.97 < scale < 1.55
+    valid = out["depth"][0] > 0
+    where = (out["depth"][0] * scale).round().long() - 1
+    assert torch.equal(out["label"][valid], where[valid])
+    inner = torch.zeros_like(valid)
+    inner[4:-4, 4:-4] = True
+    inner &= valid & (torch.nn.functional.max_pool2d((~valid).float()[None], 5, 1, 2)[0] == 0)
+    # Two resamplings from the nearest pixel, half a pixel each.
+    assert (out["image"][0] * w - where % w)[inner].abs().max() <= 1.1
+    assert (out["image"][1] * h - where // w)[inner].abs().max() <= 1.1
+    assert (out["normal"].norm(dim=0)[valid] - 1).abs().max() < 1e-5
+
+
+def test_cspn_draws_every_scale_and_is_the_identity_without():
+    item = picture(60, 80)
+    same = cspn_augment(item, mirror=0, degrees=0, zoom=1, jitter=0)
+    assert all(torch.equal(same[k], item[k]) for k in item)
+    flat = {"image": torch.rand(3, 60, 80), "depth": torch.full((1, 60, 80), 6.0)}
+    flat["sparse_depth"] = flat["depth"].clone()
+    scales = []
+    for _ in seeds(60):
+        out = cspn_augment(flat)
+        assert torch.equal(out["depth"], out["sparse_depth"])
+        scales.append(6 / out["depth"].max().item())
+    assert min(scales) < 1.05 and max(scales) > 1.45 and max(scales) < 1.52

@@ -14,9 +14,12 @@ from hypothesis import strategies as st
 from scipy import ndimage
 from torch import nn
 
+from mde_utils import evaluation
+from mde_utils.data import SparseSamples
 from mde_utils.evaluation import (
     PROTOCOLS,
     boundary_metrics,
+    completion_curve,
     compute_metrics,
     describe_protocol,
     evaluate,
@@ -108,6 +111,15 @@ def random_items(n, *, size=(6, 7), seed=0):
     return items
 
 
+# By hand: ⌊6 · 45/480⌋ = 0, ⌊6 · 471/480⌋ = 5; ⌊7 · 41/640⌋ = 0, ⌊7 · 601/640⌋ = 6, and
+# ⌊6 · .408⌋ = 2, ⌊6 · .9919⌋ = 5; ⌊7 · .036⌋ = 0, ⌊7 · .964⌋ = 6.
+CROPS_OF_6x7 = {
+    "bts-eigen": (..., slice(0, 5), slice(0, 6)),
+    "kitti-garg": (..., slice(2, 5), slice(0, 6)),
+    "imde-kitti": (..., slice(2, 5), slice(0, 6)),
+}
+
+
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_evaluate_is_the_mean_of_compute_metrics(protocol):
     items = random_items(7)
@@ -115,13 +127,17 @@ def test_evaluate_is_the_mean_of_compute_metrics(protocol):
     images = []
     for x in items:
         pred, depth = x["image"][:1] * 10, x["depth"]
-        if protocol == "imde":
+        if protocol in ("mff", "sparse-500"):
+            valid = depth > (1e-4 if protocol == "sparse-500" else 0)
+            pred = pred.clamp(min=1e-3)
+        else:
             valid = (depth > 1e-3) & (depth < 10)
             pred = pred.clamp(1e-3, 10)
-        else:
-            valid = depth > 0
-            pred = pred.clamp(min=1e-3)
-        images.append(compute_metrics(pred[valid], depth[valid], strict=protocol == "imde"))
+        if protocol in CROPS_OF_6x7:
+            inside = torch.zeros_like(valid)
+            inside[CROPS_OF_6x7[protocol]] = True
+            valid &= inside
+        images.append(compute_metrics(pred[valid], depth[valid], strict=protocol != "mff"))
     expected = {key: np.mean([m[key] for m in images]) for key in KEYS}
     if protocol == "mff":
         for key in ("rms", "rms_log"):
@@ -138,7 +154,11 @@ def test_predictions_are_brought_to_the_ground_truths_size(protocol):
     pred = F.interpolate(
         x["image"][None, :1, ::2, ::2] * 10, (16, 12), mode="bilinear", align_corners=aligned
     )
-    expected = compute_metrics(pred.flatten(), torch.full((192,), 3.0))
+    crop = PROTOCOLS[protocol].crop
+    if crop is not None:
+        rows, columns = crop.inside((0, 0, 16, 12), (16, 12))
+        pred = pred[..., rows, columns]
+    expected = compute_metrics(pred.flatten(), torch.full((pred.numel(),), 3.0))
     assert evaluate(Fixed(2), [x], protocol=protocol, cap=10.0)["rms"] == pytest.approx(
         expected["rms"], rel=1e-5
     )
@@ -392,8 +412,13 @@ def test_boundaries_follow_the_protocol(protocol):
         x["image"][None, :1] * 10, (16, 16), mode="bilinear", align_corners=aligned
     )
     depth = x["depth"][None].clone()
-    if protocol == "imde":
+    rules = PROTOCOLS[protocol]
+    if rules.capped:
         depth[depth > 10] = 0
+    if rules.crop is not None:
+        rows, columns = rules.crop.inside((0, 0, 16, 16), (16, 16))
+        depth[..., rows, columns] *= -1
+        depth = -depth.clamp(max=0)
     expected = {key: value.item() for key, value in boundary_metrics(pred, depth).items()}
     result = evaluate(Fixed(), [x], protocol=protocol, cap=10.0, boundaries=True)
     assert {key: result[key] for key in expected} == expected
@@ -519,9 +544,11 @@ def test_split_over_processes_to_the_last_bit(tmp_path):
             both = evaluate_split(BOTH, boundaries=True)
     finally:
         torch.set_num_threads(threads)
-    assert [result["n"] for result in expected.values()] == [10] * 6 + [1] * 2
+    each = len(PROTOCOLS)
+    assert [result["n"] for result in expected.values()] == [10] * 3 * each + [1] * each
     for name, result in both.items():
-        assert 0 < result["boundary_f1_0.5"] < 1
+        if PROTOCOLS[name].crop is None:  # else hardly a pixel has all its neighbours
+            assert 0 < result["boundary_f1_0.5"] < 1
         assert expected[BOTH[:2] + (name,)].items() <= result.items()
     expected[BOTH] = both
     address = f"file://{tmp_path / 'meet'}"
@@ -533,6 +560,155 @@ def test_a_protocol_says_what_it_does(name):
     line = describe_protocol(name, cap=10.0)
     assert "\n" not in line and name in line
     assert ("10 m" in line) == PROTOCOLS[name].capped
+
+
+# ------------------------------------------------------------------ crops
+
+
+def window_of(pred, depth, frame):
+    """An item that lies at (top, left) of a full frame (height, width)."""
+    return item(pred, depth, frame=torch.tensor(frame, dtype=torch.float32))
+
+
+def where_it_counts(protocol, x, cap=80.0):
+    """Rows and columns that matter, found by a prediction that is wrong in one place."""
+    rules = PROTOCOLS[protocol]
+    assert rules.crop is not None
+    size = tuple(x["depth"].shape[-2:])
+    frame = x.get("frame")
+    mask = evaluation._crop_mask(
+        rules.crop, x["depth"][None], None if frame is None else frame[None], ["a"]
+    )[0, 0]
+    rows, columns = (mask.any(d).nonzero().flatten() for d in (1, 0))
+    assert mask.sum() == len(rows) * len(columns)  # a rectangle
+    corner = (rows[0].item(), columns[-1].item())
+    target = torch.full((1, *size), 5.0)
+    for place, counts in ((corner, True), ((rows[0].item() - 1, corner[1]), False)):
+        if place[0] < 0:
+            continue
+        pred = torch.full(size, 5.0)
+        pred[place] = 8.0
+        y = item(pred, target[0]) | ({} if frame is None else {"frame": frame})
+        assert (evaluate(Fixed(), [y], protocol=protocol, cap=cap)["rms"] > 1e-4) == counts
+    return (rows[0].item(), rows[-1].item() + 1), (columns[0].item(), columns[-1].item() + 1)
+
+
+def full(h, w):
+    return item(torch.full((h, w), 5.0), torch.full((h, w), 5.0))
+
+
+def test_order_of_cropping_by_hand():
+    # .40810811 * 375 = 153.04, .99189189 * 375 = 371.96; .03594771 * 1242 = 44.65,
+    # .96405229 * 1242 = 1197.35.
+    whole = full(375, 1242)
+    assert where_it_counts("kitti-garg", whole) == ((153, 371), (44, 1197))
+    # The benchmark's window begins at row 375 - 352 = 23 and column (1242 - 1216) / 2 = 13.
+    window = full(352, 1216) | {"frame": torch.tensor([23.0, 13.0, 375.0, 1242.0])}
+    assert where_it_counts("kitti-garg", window) == ((130, 348), (31, 1184))
+    # Of the window itself: .408 * 352 = 143.65, 349.15; .0359 * 1216 = 43.71, 1172.29.
+    assert where_it_counts("imde-kitti", window) == ((143, 349), (43, 1172))
+    # A window without a frame is a full one.
+    assert where_it_counts("kitti-garg", full(352, 1216)) == ((143, 349), (43, 1172))
+    # At half the size the window begins at row 11.5: .408 * 187.5 = 76.5, 185.98, and 76 - 11.5
+    # = 64.5 is the edge between rows 64 and 65; columns ⌊22.3⌋ - 6.5 = 15.5, ⌊598.7⌋ - 6.5.
+    half = full(176, 608) | {"frame": torch.tensor([11.5, 6.5, 187.5, 621.0])}
+    assert where_it_counts("kitti-garg", half) == ((64, 173), (15, 591))
+
+
+def test_eigen_crop_by_hand():
+    assert where_it_counts("bts-eigen", full(480, 640), cap=10.0) == ((45, 471), (41, 601))
+    # 240x320: 22.5, 235.5; 20.5, 300.5.
+    assert where_it_counts("bts-eigen", full(240, 320), cap=10.0) == ((22, 235), (20, 300))
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.sampled_from(["bts-eigen", "kitti-garg"]),
+    st.tuples(st.integers(20, 90), st.integers(20, 90)),
+    st.tuples(*[st.floats(0, 1)] * 4),
+)
+def test_a_window_counts_what_the_full_frame_counts_there(protocol, whole, cut):
+    (h, w), crop = whole, PROTOCOLS[protocol].crop
+    top, left = int(cut[0] * (h - 1)), int(cut[1] * (w - 1))
+    height, width = 1 + int(cut[2] * (h - top - 1)), 1 + int(cut[3] * (w - left - 1))
+    expected, mask = torch.zeros(h, w), torch.zeros(height, width)
+    expected[crop.inside((0, 0, h, w), (h, w))] = 1
+    mask[crop.inside((top, left, h, w), (height, width))] = 1
+    assert torch.equal(mask, expected[top : top + height, left : left + width])
+
+
+def test_windows_and_full_frames_in_one_data_set():
+    pred, depth = torch.full((352, 1216), 4.0), torch.full((352, 1216), 5.0)
+    depth[:130] = 50.0  # would count if the crop were of the window
+    items = [window_of(pred, depth, (23, 13, 375, 1242)), item(pred, depth)]
+    items += [window_of(pred, depth, (24, 12, 376, 1241))]
+    one = [evaluate(Fixed(), [x], protocol="kitti-garg", cap=80.0)["rms"] for x in items]
+    assert one[0] == pytest.approx(1.0) and one[2] > 1 and one[1] == pytest.approx(1.0)
+    every = evaluate(Fixed(), items, protocol="kitti-garg", cap=80.0, batch_size=3)
+    assert every["rms"] == pytest.approx(sum(one) / 3)
+
+
+def test_a_frame_that_does_not_hold_its_item_is_refused():
+    x = window_of([[1.0] * 4] * 4, torch.ones(4, 4), (2, 0, 5, 4)) | {"name": "a.png"}
+    with pytest.raises(ValueError, match=r"frame of a.png.*\(2.0, 0.0, 5.0, 4.0\).*4x4"):
+        evaluate(Fixed(), [x], protocol="kitti-garg", cap=80.0)
+    evaluate(Fixed(), [x], protocol="imde", cap=80.0)  # which has no crop
+
+
+def test_a_protocol_says_how_it_crops():
+    says = {name: describe_protocol(name, cap=80) for name in PROTOCOLS}
+    assert all("no crop" in says[name] for name in ("imde", "mff", "sparse-500"))
+    assert "480x640; at other sizes in proportion" in says["bts-eigen"]
+    assert "Garg crop" in says["kitti-garg"] and "of the full frame" in says["kitti-garg"]
+    assert "Garg crop" in says["imde-kitti"] and "of the item" in says["imde-kitti"]
+    assert "to the ground truth, then" in says["kitti-garg"]  # the order
+    assert "depth > 0.0001 m, no cap" in says["sparse-500"]
+
+
+def test_completion_counts_all_that_was_measured():
+    x = item([[2.0, 60.0, 2.0, 9.0]], [[1.0, 50.0, 2e-4, 5e-5]])
+    result = evaluate(Fixed(), [x], protocol="sparse-500")
+    assert result["rms"] == pytest.approx(math.sqrt((1 + 100 + 4) / 3), rel=1e-3)
+
+
+class Measured(nn.Module):
+    """Gives back what was measured, and 4 m elsewhere."""
+
+    input_names = ("sparse_depth",)
+
+    def forward(self, image, *, sparse_depth):
+        return torch.where(sparse_depth > 0, sparse_depth, 4.0)
+
+
+def test_more_samples_complete_more():
+    data = [item(torch.rand(20, 30), torch.rand(20, 30) + 1) for _ in range(4)]
+    samples = (600, 0, 200, 50)
+    curve = completion_curve(Measured(), data, samples=samples)
+    assert curve["samples"].tolist() == [0, 50, 200, 600] and (curve["n"] == 4).all()
+    assert curve["rms"].is_monotonic_decreasing and curve["rms"].iloc[-1] == 0
+    assert curve["d1"].is_monotonic_increasing and curve["d1"].iloc[-1] == 1
+    # Of 600 pixels 50 are kept: about a twelfth is right.
+    assert curve["d1.02"][1] == pytest.approx(50 / 600, abs=0.03)
+    # The data set's own samples play no part, and the draw is the seed's.
+    own = SparseSamples(data, 7)
+    assert completion_curve(Measured(), own, samples=samples).equals(curve)
+    assert not completion_curve(Measured(), data, samples=samples, seed=1).equals(curve)
+
+
+def test_a_completion_curve_says_what_it_cannot_do():
+    data = [item(torch.rand(4, 5), torch.rand(4, 5) + 1)]
+    with pytest.raises(TypeError, match="Fixed takes no sparse_depth"):
+        completion_curve(Fixed(), data)
+    for wrong in ({"samples": ()}, {"dataset": []}):
+        with pytest.raises(ValueError, match="needs images, and numbers"):
+            completion_curve(Measured(), **{"dataset": data, **wrong})
+
+    class Never(Measured):
+        def forward(self, image, **_):
+            raise AssertionError("work before the check")
+
+    with pytest.raises(ValueError, match="21 samples of 4x5"):
+        completion_curve(Never(), data, samples=(0, 21))
 
 
 def real_test_frames(root):

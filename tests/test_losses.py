@@ -1,14 +1,32 @@
 """The losses against plain transcriptions of their formulas, and their mask."""
 
+import itertools
 import math
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 
-from mde_utils.losses import balanced_loss, balanced_loss_terms, mff_loss
+from mde_utils.data.rooms import render_room
+from mde_utils.losses import (
+    balanced_loss,
+    balanced_loss_terms,
+    l1_loss,
+    mff_loss,
+    photometric_error,
+    post_process_disparity,
+    silog_loss,
+    smoothness,
+    spp_distillation,
+    stereo_loss,
+    stereo_loss_terms,
+)
+from mde_utils.models.epcdepth import disparity_to_depth
+from mde_utils.stereo import depth_hints, stereo_transform, warp
 
 
 def depth(*shape, seed=0, dtype=torch.float64):
@@ -298,3 +316,418 @@ def test_mff_refuses_what_it_cannot_compare():
         mff_loss(torch.ones(1, 1, 4, 4), torch.ones(1, 1, 8, 8))
     with pytest.raises(ValueError, match="no valid pixel"):
         mff_loss(torch.ones(1, 1, 4, 4), torch.zeros(1, 1, 4, 4))
+
+
+# ---------------------------------------------------------------------------- BTS
+
+
+def silog_formula(p, y, least, focus=0.85):
+    """Lee et al. 2019, equation 4 and 5, as it is written, over all pixels beyond `least`."""
+    g = [
+        math.log(a) - math.log(b)
+        for a, b in zip(p.flatten().tolist(), y.flatten().tolist(), strict=True)
+        if b > least
+    ]
+    return 10 * math.sqrt(sum(v * v for v in g) / len(g) - focus * (sum(g) / len(g)) ** 2)
+
+
+def test_silog_by_hand():
+    """Two pixels, off by factors 2 and 4: mean square 2.5 ln² 2, mean 1.5 ln 2."""
+    y = torch.tensor([1.0, 3.0, 0.05]).view(1, 1, 1, 3)
+    p = torch.tensor([2.0, 12.0, 9.0]).view(1, 1, 1, 3)
+    expected = 10 * math.log(2) * math.sqrt(2.5 - 0.85 * 2.25)
+    assert silog_loss(p, y).item() == pytest.approx(expected)
+    assert silog_loss(p, y, min_depth=1.0).item() == pytest.approx(  # 1 m is not above 1 m
+        10 * math.log(4) * math.sqrt(0.15)
+    )
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 2**31), st.floats(0, 1), st.sampled_from([0.0, 0.1, 1.0]), st.floats(-2, 2))
+def test_silog_is_the_formula_over_the_whole_batch(seed, focus, least, factor):
+    p, y = depth(2, 1, 4, 5, seed=seed) * math.exp(factor), depth(2, 1, 4, 5, seed=seed + 1)
+    y[0, 0, 0] = 0
+    loss = silog_loss(p, y, min_depth=least, variance_focus=focus)
+    assert loss.item() == pytest.approx(silog_formula(p, y, least, focus), rel=1e-6, abs=1e-6)
+
+
+@given(st.floats(-3, 3))
+def test_silog_of_one_factor_is_what_remains_of_scale(c):
+    y = depth(1, 1, 6, 7)
+    expected = 10 * abs(c) * math.sqrt(0.15)
+    assert silog_loss(y * math.exp(c), y).item() == pytest.approx(expected, abs=1e-6)
+    assert silog_loss(y * math.exp(c), y, variance_focus=1.0).item() == pytest.approx(0, abs=1e-5)
+
+
+@pytest.mark.parametrize("kind", [torch.float32, torch.float64])
+def test_silog_of_a_perfect_prediction_is_0_with_gradient_0(kind):
+    y = depth(2, 1, 4, 4).to(kind)
+    p = y.clone().requires_grad_()
+    loss = silog_loss(p, y)
+    loss.backward()
+    assert loss.item() == 0 and not p.grad.any()
+
+
+def test_silog_gradient_is_the_derivative():
+    p, y = depth(1, 1, 5, 6).requires_grad_(), depth(1, 1, 5, 6, seed=1)
+    assert torch.autograd.gradcheck(lambda x: silog_loss(x, y), p)
+    y[0, 0, 2] = 0
+    assert torch.autograd.gradcheck(lambda x: silog_loss(x, y), p)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 2**31), st.sampled_from([0.0, 0.1, -1.0, math.nan, math.inf]))
+def test_silog_nothing_under_the_mask_counts(seed, hole):
+    generator = torch.Generator().manual_seed(seed)
+    invalid = torch.rand((2, 1, 8, 6), generator=generator) < 0.2
+    y = torch.where(invalid, hole, depth(2, 1, 8, 6, seed=seed))
+    p = depth(2, 1, 8, 6, seed=seed + 1)
+    other = torch.where(invalid, math.nan, p).requires_grad_()
+    loss = silog_loss(other, y)
+    assert torch.equal(loss.detach(), silog_loss(p, y)) and loss.isfinite()
+    loss.backward()
+    assert other.grad.isfinite().all() and not other.grad[invalid].any()
+
+
+def test_silog_of_negative_depth_is_a_number():
+    p = torch.tensor([-1.0, 0.0, 2.0]).view(1, 1, 1, 3).requires_grad_()
+    loss = silog_loss(p, torch.full((1, 1, 1, 3), 2.0))
+    loss.backward()
+    assert loss.isfinite() and p.grad.isfinite().all()
+    assert silog_loss(p.clamp(min=1e-3), torch.full((1, 1, 1, 3), 2.0)).item() == loss.item()
+
+
+def test_silog_runs_in_float32_under_autocast():
+    p, y = depth(2, 1, 8, 8).float(), depth(2, 1, 8, 8, seed=1).float()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(silog_loss(p, y), silog_loss(p.float(), y))
+    assert silog_loss(p.bfloat16(), y).dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    "target, options, says",
+    [
+        (torch.ones(1, 1, 8, 8), {}, "Resize the target"),
+        (torch.full((1, 1, 4, 4), 0.1), {}, r"no valid pixel \(depth > 0.1\)"),
+        (torch.ones(1, 1, 4, 4), {"min_depth": 1.0}, r"no valid pixel \(depth > 1\)"),
+        (torch.ones(1, 1, 4, 4), {"variance_focus": 1.1}, "variance_focus from 0 to 1"),
+        (torch.ones(1, 1, 4, 4), {"min_depth": -1.0}, "min_depth from 0"),
+    ],
+)
+def test_silog_refuses_what_it_cannot_compare(target, options, says):
+    with pytest.raises(ValueError, match=says):
+        silog_loss(torch.ones(1, 1, 4, 4), target, **options)
+
+
+# ---- CSPN -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("hole", [0.0, 1e-4, -1.0, math.nan, math.inf])
+def test_l1_is_the_mean_error_where_there_is_depth(hole):
+    y = torch.tensor([[[[2.0, hole], [2e-4, 5.0]]]])
+    p = torch.tensor([[[[2.5, 7.0], [1.0, 3.0]]]], requires_grad=True)
+    loss = l1_loss(p, y)
+    assert loss.item() == pytest.approx((0.5 + (1 - 2e-4) + 2) / 3)
+    loss.backward()
+    assert p.grad.flatten().tolist() == pytest.approx([1 / 3, 0, 1 / 3, -1 / 3])
+
+
+def test_l1_without_depth_or_of_other_sizes_is_refused():
+    with pytest.raises(ValueError, match="no valid pixel"):
+        l1_loss(torch.ones(1, 1, 3, 4), torch.zeros(1, 1, 3, 4))
+    with pytest.raises(ValueError, match="one shape"):
+        l1_loss(torch.ones(1, 1, 3, 4), torch.ones(1, 1, 6, 8))
+
+
+# ---- stereo -----------------------------------------------------------------------------------
+
+BASELINE = 0.2
+
+
+def to_sigma(depth, baseline=BASELINE):
+    """The network's disparity of a depth in metres, its cameras being 0.1 apart."""
+    return (0.1 / (depth * 0.1 / baseline) - 0.001) / (1 - 0.001)
+
+
+@pytest.fixture(scope="module")
+def pairs():
+    """A batch of two rendered pairs with exact depth and hints."""
+    items = [render_room("test", i, size=(96, 128), baseline=BASELINE, clean=True) for i in (1, 3)]
+    batch = {name: torch.stack([item[name] for item in items]) for name in items[0]}
+    focal = float(batch["intrinsics"][0, 0, 0])
+    batch["hint"] = torch.stack(
+        [depth_hints(i["image"], i["right"], focal=focal, baseline=BASELINE) for i in items]
+    )
+    return batch | {"baseline": torch.full((2,), BASELINE)}
+
+
+def transcribed(disparities, batch, *, hints, automask, noise):
+    """The spec of EPCDepth's loss, one scale and one pixel after the other."""
+    b, _, h, w = batch["image"].shape
+    move = stereo_transform(0.1 * batch["baseline"].sign())
+    total_error = total_hint = 0.0
+    for scale, sigma in enumerate(disparities):
+        sigma = F.interpolate(sigma, (h, w), mode="bilinear", align_corners=False)
+        depth = 1 / (0.01 + (10 - 0.01) * sigma)
+        warped = warp(batch["right"], depth, batch["intrinsics"], move)[0]
+        error = photometric_error(warped, batch["image"])
+        still = photometric_error(batch["right"], batch["image"])
+        hint = batch["hint"] * 0.1 / batch["baseline"].abs().view(-1, 1, 1, 1)
+        by_hint = warp(batch["right"], hint, batch["intrinsics"], move)[0]
+        by_hint = photometric_error(by_hint, batch["image"])
+        errors, logs = [], []
+        for n in range(b):
+            for i in range(h):
+                for j in range(w):
+                    at = (n, 0, i, j)
+                    rivals = [float(error[at])]
+                    rivals.append(float(still[at]) + 1e-5 * float(noise[scale][at]))
+                    rivals.append(float(by_hint[at]) + (0 if hint[at] > 0 else 1000))
+                    rivals[1] = rivals[1] if automask else math.inf
+                    rivals[2] = rivals[2] if hints else math.inf
+                    k = rivals.index(min(rivals))
+                    if k != 1:
+                        errors.append(rivals[0])
+                    if k == 2:
+                        logs.append(math.log(abs(float(hint[at] - depth[at])) + 1))
+        total_error += sum(errors) / max(len(errors), 1)
+        total_hint += sum(logs) / max(len(logs), 1)
+    return total_error / len(disparities), total_hint / len(disparities)
+
+
+@pytest.mark.parametrize("hints", [True, False])
+@pytest.mark.parametrize("automask", [True, False])
+def test_stereo_loss_is_its_formula(pairs, hints, automask):
+    small = {k: v[..., 20:44, 40:76] if v.ndim == 4 else v.clone() for k, v in pairs.items()}
+    small["intrinsics"][:, :2, 2] -= torch.tensor([40.0, 20.0])
+    sigma = to_sigma(small["depth"] * torch.tensor([0.8, 1.1]).view(2, 1, 1, 1))
+    disparities = [F.interpolate(sigma, scale_factor=1 / s, mode="bilinear") for s in (1, 2, 4)]
+    generator = torch.Generator().manual_seed(4)
+    terms = stereo_loss_terms(
+        disparities, small, hints=hints, automask=automask, distillation=0, generator=generator
+    )
+    generator.manual_seed(4)
+    noise = [torch.randn(small["depth"].shape, generator=generator) for _ in disparities]
+    error, log = transcribed(disparities, small, hints=hints, automask=automask, noise=noise)
+    # Pixels where two rivals are equal but for rounding may go to either.
+    assert float(terms["photometric"]) == pytest.approx(error, rel=1e-3) and error > 0
+    assert terms.keys() == ({"photometric", "hint"} if hints else {"photometric"})
+    if hints:
+        assert float(terms["hint"]) == pytest.approx(log, rel=1e-3) and log > 0
+
+
+def loss_at(batch, factor, **options):
+    options = {"generator": torch.Generator().manual_seed(0)} | options
+    sigma = to_sigma(factor * batch["depth"])
+    return float(stereo_loss([sigma] * 10, batch, **options))
+
+
+@pytest.mark.parametrize("hints", [True, False])
+def test_true_depth_has_the_least_loss(pairs, hints):
+    losses = {f: loss_at(pairs, f, hints=hints) for f in (0.8, 0.9, 0.95, 1, 1.05, 1.1, 1.25)}
+    assert min(losses, key=losses.get) == 1, losses
+    assert losses[0.8] > losses[0.9] > losses[1] < losses[1.1] < losses[1.25]
+
+
+def mirror(batch):
+    out = {k: v.flip(-1) if v.ndim >= 3 and k != "intrinsics" else v for k, v in batch.items()}
+    out["intrinsics"] = batch["intrinsics"].clone()
+    out["intrinsics"][:, 0, 2] = batch["image"].shape[-1] - 1 - out["intrinsics"][:, 0, 2]
+    return out | {"baseline": -batch["baseline"]}
+
+
+def test_the_mirrored_pair_has_the_same_loss(pairs):
+    # But for the noise, which is not mirrored and breaks the ties of even surfaces.
+    assert loss_at(mirror(pairs), 1.05) == pytest.approx(loss_at(pairs, 1.05), rel=5e-3)
+    wrong = mirror(pairs) | {"baseline": pairs["baseline"]}
+    assert loss_at(wrong, 1.0, hints=False) > 1.5 * loss_at(pairs, 1.0, hints=False)
+
+
+def test_mixed_precision_does_not_reach_the_pictures(pairs):
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed = loss_at(pairs, 1.1)
+    assert mixed == loss_at(pairs, 1.1)
+
+
+def test_only_the_ratio_of_hint_and_baseline_matters(pairs):
+    sigma = [to_sigma(pairs["depth"])]
+    doubled = pairs | {"hint": 2 * pairs["hint"], "baseline": 2 * pairs["baseline"]}
+    first, second = (
+        stereo_loss_terms(sigma, batch, generator=torch.Generator().manual_seed(1))
+        for batch in (pairs, doubled)
+    )
+    for name in first:
+        torch.testing.assert_close(first[name], second[name])
+
+
+def test_what_does_not_move_is_masked(pairs):
+    """With twice the same picture no depth explains it better than none."""
+    still = pairs | {"right": pairs["image"], "hint": torch.zeros_like(pairs["hint"])}
+    terms = stereo_loss_terms([to_sigma(pairs["depth"])], still)
+    assert terms["photometric"] == 0 and terms["hint"] == 0
+    assert (
+        stereo_loss_terms([to_sigma(pairs["depth"])], still, automask=False)["photometric"] > 0.05
+    )
+
+
+def test_without_a_hint_the_switch_changes_nothing(pairs):
+    for nothing in (0.0, -1.0, math.nan):
+        batch = pairs | {"hint": torch.full_like(pairs["hint"], nothing)}
+        sigma = to_sigma(pairs["depth"]).requires_grad_()
+        draws = [torch.Generator().manual_seed(2) for _ in range(2)]
+        terms = stereo_loss_terms([sigma], batch, generator=draws[0])
+        without = stereo_loss_terms([sigma], batch, hints=False, generator=draws[1])
+        assert terms["hint"] == 0
+        assert terms["photometric"] == without["photometric"]
+        terms["hint"].backward(retain_graph=True)
+        assert (sigma.grad == 0).all()
+
+
+def test_hints_pull_where_they_explain_more(pairs):
+    """A good hint beside a wrong depth: the term's gradient leads to the hint."""
+    sigma = to_sigma(1.3 * pairs["depth"]).requires_grad_()
+    batch = pairs | {"hint": pairs["depth"]}
+    stereo_loss_terms([sigma], batch)["hint"].backward()
+    assert (sigma.grad <= 0).all() and (sigma.grad < 0).float().mean() > 0.4  # nearer
+
+
+def test_scales_are_the_first_and_terms_are_weighted(pairs):
+    sigma = to_sigma(pairs["depth"])
+    ten = [F.interpolate(sigma * s, scale_factor=1 / s, mode="bilinear") for s in (1, 2, 4, 8, 16)]
+    ten = ten + ten[::-1]
+
+    def terms(disparities, **options):
+        options = {"generator": torch.Generator().manual_seed(3)} | options
+        return stereo_loss_terms(disparities, pairs, **options)
+
+    for name, value in terms(ten, scales=5).items():
+        assert value == terms(ten[:5])[name]
+    assert terms(ten)["photometric"] != terms(ten[:5])["photometric"]
+    one, three = terms(ten, smooth=1.0), terms(ten, smooth=3.0, distillation=0.5)
+    assert [*one] == ["photometric", "hint", "distillation", "smoothness"]
+    assert float(three["smoothness"]) == pytest.approx(3 * float(one["smoothness"]))
+    assert float(three["distillation"]) == pytest.approx(0.5 * float(one["distillation"]))
+    assert "distillation" not in terms(ten, distillation=0)
+    options = {"smooth": 1.0, "generator": torch.Generator().manual_seed(3)}
+    assert float(stereo_loss(ten, pairs, **options)) == pytest.approx(sum(map(float, one.values())))
+
+
+@pytest.mark.parametrize(
+    ("change", "options", "message"),
+    [
+        ({"hint": None}, {}, "no hint, only .* Wrap the data set in WithHints"),
+        ({"baseline": None, "intrinsics": None}, {}, "no intrinsics, baseline, only image"),
+        ({"right": torch.rand(2, 3, 96, 127)}, {}, r"takes right of shape \(2, 3, 96, 128\); got"),
+        (
+            {"hint": torch.ones(2, 1, 48, 64)},
+            {},
+            r"hint of shape \(2, 1, 96, 128\); got \(2, 1, 48",
+        ),
+        ({"baseline": torch.tensor([0.2, 0.0])}, {}, "baselines other than 0"),
+        ({"baseline": torch.tensor([0.2, math.nan])}, {}, "baselines other than 0"),
+        ({"baseline": torch.tensor(0.2)}, {}, r"baseline of shape \(2,\)"),
+        ({}, {"scales": 3}, "from 1 to the number of disparities, 2; got 3"),
+        ({}, {"scales": 0}, "got 0"),
+    ],
+)
+def test_stereo_loss_refuses(pairs, change, options, message):
+    batch = {k: v for k, v in (pairs | change).items() if v is not None}
+    with pytest.raises(ValueError, match=message):
+        stereo_loss([to_sigma(pairs["depth"])] * 2, batch, **options)
+
+
+def test_disparities_of_another_batch_are_refused(pairs):
+    with pytest.raises(ValueError, match=r"Disparities of 2 images are \(2, 1, h, w\); got \(1, 1"):
+        stereo_loss([to_sigma(pairs["depth"])[:1]], pairs)
+
+
+def test_the_networks_depth_is_the_one_of_the_loss():
+    sigma = torch.rand(1, 1, 3, 4, dtype=torch.float64)
+    torch.testing.assert_close(disparity_to_depth(sigma), 1 / (0.01 + 9.99 * sigma))
+    depth = torch.rand(1, 1, 3, 4, dtype=torch.float64) + 1
+    torch.testing.assert_close(disparity_to_depth(to_sigma(depth)) * BASELINE / 0.1, depth)
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.integers(1, 10), st.integers(0, 2**31))
+def test_distillation_is_its_formula(count, seed):
+    generator = torch.Generator().manual_seed(seed)
+    disparities = torch.rand(count, 2, 1, 3, 4, generator=generator, dtype=torch.float64)
+    errors = torch.rand(count, 2, 1, 3, 4, generator=generator, dtype=torch.float64)
+    disparities.requires_grad_()
+    loss = spp_distillation(list(disparities), list(errors))
+    values = disparities.detach()
+    total, teacher = 0.0, torch.zeros_like(disparities, dtype=torch.bool)
+    for start, stop in ((0, min(5, count)), (5, count)):
+        for at in itertools.product(range(2), range(1), range(3), range(4)):
+            if start < stop:
+                best = min(range(start, stop), key=lambda s: float(errors[(s, *at)]))
+                teacher[(best, *at)] = True
+                for s in range(start, stop):
+                    gap = abs(float(values[(best, *at)] - values[(s, *at)]))
+                    total += math.log(gap + 1)
+    assert loss.item() == pytest.approx(total / disparities.numel())
+    loss.backward()
+    assert (disparities.grad[teacher] == 0).all()  # who teaches does not learn
+    if count not in (1, 6) and not teacher.all():
+        assert (disparities.grad[~teacher] != 0).all()
+
+
+def test_distillation_refuses():
+    x = torch.rand(1, 1, 4, 4)
+    with pytest.raises(ValueError, match="got 2 and 1 of"):
+        spp_distillation([x, x], [x])
+    with pytest.raises(ValueError, match="one shape"):
+        spp_distillation([x, x[..., :2]], [x, x])
+    with pytest.raises(ValueError, match="got 0 and 0"):
+        spp_distillation([], [])
+
+
+def test_smoothness_is_its_formula():
+    image = torch.rand(2, 3, 4, 5, dtype=torch.float64)
+    disparity = torch.rand(2, 1, 4, 5, dtype=torch.float64) + 0.1
+    across, down = [], []
+    for n in range(2):
+        d, picture = disparity[n, 0] / disparity[n].mean(), image[n]
+        for i in range(4):
+            for j in range(5):
+                for into, (r, c) in ((across, (i, j + 1)), (down, (i + 1, j))):
+                    if r < 4 and c < 5:
+                        edge = (picture[:, r, c] - picture[:, i, j]).abs().mean()
+                        into.append(float((d[r, c] - d[i, j]).abs() * torch.exp(-edge)))
+    expected = sum(across) / len(across) + sum(down) / len(down)
+    assert smoothness(disparity, image).item() == pytest.approx(expected)
+    torch.testing.assert_close(smoothness(7 * disparity, image), smoothness(disparity, image))
+    assert smoothness(torch.full((2, 1, 4, 5), 0.3), image) < 1e-6
+    with pytest.raises(ValueError, match="one size"):
+        smoothness(disparity[..., :2], image)
+
+
+disparity_maps = arrays(np.float64, (2, 1, 2, 41), elements=st.floats(0, 1))
+
+
+@settings(deadline=None)
+@given(disparity_maps)
+def test_properties_of_post_processing(two):
+    a, b = torch.from_numpy(two)
+    out = post_process_disparity(a, b)
+    torch.testing.assert_close(post_process_disparity(a, a), a, atol=1e-15, rtol=0)
+    slack = 1e-12
+    assert (out <= torch.maximum(a, b) + slack).all() and (out >= torch.minimum(a, b) - slack).all()
+    # In the mirror the two change places.
+    torch.testing.assert_close(post_process_disparity(b.flip(-1), a.flip(-1)).flip(-1), out)
+
+
+def test_post_processing_is_its_formula():
+    a, b = torch.rand(2, 3, 1, 2, 101, dtype=torch.float64)
+    out = post_process_disparity(a, b)
+    for j in range(101):
+        place = j / 100
+        left = 1 - min(max(20 * (place - 0.05), 0), 1)
+        right = 1 - min(max(20 * (1 - place - 0.05), 0), 1)
+        x, y = a[..., j], b[..., j]
+        expected = left * y + right * x + (1 - left - right) * (x + y) / 2
+        torch.testing.assert_close(out[..., j], expected)
+    assert torch.equal(out[..., :6], b[..., :6])  # what the other camera does not see
+    with pytest.raises(ValueError, match="one shape"):
+        post_process_disparity(a, b[..., :3])

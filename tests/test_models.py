@@ -68,8 +68,11 @@ def test_taps_name_modules_that_run_in_order(name):
         model.get_submodule(path).register_forward_hook(lambda *_, tap=tap: seen.append(tap))
         for tap, path in model.taps.items()
     ]
+    inputs = {}
+    if "sparse_depth" in model.input_names:
+        inputs["sparse_depth"] = torch.rand(1, 1, 64, 64, device="meta")
     with torch.no_grad():
-        model(torch.rand(1, 3, 64, 64, device="meta"))
+        model(torch.rand(1, 3, 64, 64, device="meta"), **inputs)
     for handle in handles:
         handle.remove()
     assert sorted(seen) == sorted(model.taps)
@@ -80,7 +83,7 @@ def test_taps_name_modules_that_run_in_order(name):
     "call, error, says",
     [
         (lambda: build_model("meter_xxl"), ValueError, "Known models: meter_xxs.*Did you mean"),
-        (lambda: build_model("bts_resnet50"), ValueError, "Unknown model 'bts_resnet50'"),
+        (lambda: build_model("epc_resnet50"), ValueError, "Unknown model 'epc_resnet50'"),
         (lambda: build_model("meter_xxs", depth=3), TypeError, "option 'depth'.*dataset"),
         (lambda: build_model("meter_xxs", dataset="nuy"), ValueError, "nyu, kitti"),
         (lambda: build_model("meter_xxs", weights="imagenet"), ValueError, "no ImageNet"),

@@ -59,6 +59,63 @@ def test_items(items):
     assert len(figure.axes) == 4 * 3 + 1 and "depth [m]" in texts(figure)
 
 
+def test_projection_draws_each_measured_pixel_near_ones_last():
+    depth = torch.zeros(1, 24, 32)
+    for (y, x), z in {(3, 5): 40.0, (4, 5): 4.0, (20, 30): 12.0}.items():
+        depth[0, y, x] = z
+    figure = plots.plot_projection(torch.rand(3, 24, 32), depth)
+    (dots,) = figure.axes[0].collections
+    assert dots.get_offsets().tolist() == [[5, 3], [30, 20], [5, 4]]
+    assert dots.get_array().tolist() == [40, 12, 4] and dots.get_clim() == (4, 40)
+    assert "depth [m]" in texts(figure) and "3 points, 0.4% of the pixels" in texts(figure)
+    plots.plot_projection(torch.rand(3, 24, 32), torch.zeros(1, 24, 32))  # none is a picture too
+    with pytest.raises(ValueError, match="24x32 and"):
+        plots.plot_projection(torch.rand(3, 24, 32), torch.ones(1, 12, 16))
+
+
+INTRINSICS = torch.tensor([[30.0, 0, 15.5], [0, 30.0, 11.5], [0, 0, 1]])
+
+
+def cloud(figure):
+    (dots,) = figure.axes[0].collections
+    return dots.get_offsets(), dots.get_facecolors()[:, :3], dots.get_sizes()
+
+
+def test_point_cloud_without_turning_is_the_image_again():
+    """Seen along the camera's own axis a flat wall keeps its shape: rows, columns and colours."""
+    image = torch.rand(3, 24, 32)
+    options = {"turn": 0.0, "rise": 0.0}
+    figure = plots.plot_point_cloud(image, torch.full((1, 24, 32), 4.0), INTRINSICS, **options)
+    places, colours, _ = cloud(figure)
+    order = sorted(range(len(places)), key=lambda i: (-round(places[i][1], 5), places[i][0]))
+    shown = torch.from_numpy(colours[order]).float().view(24, 32, 3)
+    assert torch.allclose(shown, image.permute(1, 2, 0), atol=1e-5)
+    width, height = places.max(0) - places.min(0)
+    assert width / height == pytest.approx(31 / 23)
+    assert "768 points, 4.0–4.0 m" in texts(figure) and " m" in texts(figure)
+    # A copy of a half of the size looks into the same space.
+    small = plots.plot_point_cloud(image, torch.full((1, 12, 16), 4.0), INTRINSICS, **options)
+    assert cloud(small)[0].mean(0).tolist() == pytest.approx(places.mean(0).tolist(), abs=1e-6)
+    half = cloud(small)[0].max(0) - cloud(small)[0].min(0)
+    assert half.tolist() == pytest.approx([width * 30 / 31, height * 22 / 23], rel=1e-6)
+
+
+def test_point_cloud_draws_the_far_first_and_keeps_to_its_limits():
+    depth = torch.linspace(2, 50, 24).view(1, 24, 1).expand(1, 24, 32).clone()
+    depth[0, :, 0], depth[0, 0, 1] = 0, torch.nan
+    image = (depth.nan_to_num() / 50).expand(3, -1, -1)
+    options = {"farthest": 30.0, "title": "Ours", "turn": 0.0, "rise": 0.0}
+    figure = plots.plot_point_cloud(image, depth, INTRINSICS, **options)
+    places, colours, _ = cloud(figure)
+    count = ((depth > 0) & (depth <= 30)).sum().item()
+    assert len(places) == count and f"Ours · {count} points, 2.0–29.1 m" in texts(figure)
+    assert (colours[:-1, 0] >= colours[1:, 0]).all() and colours[0, 0] > colours[-1, 0]
+    few = plots.plot_point_cloud(torch.rand(3, 24, 32), depth, INTRINSICS, points=100)
+    assert 70 < len(cloud(few)[0]) < 130
+    with pytest.raises(ValueError, match="No pixel has a depth up to 1 m"):
+        plots.plot_point_cloud(torch.rand(3, 24, 32), depth, INTRINSICS, farthest=1.0)
+
+
 def test_depth_without_measurement_is_not_drawn(items):
     items[0]["depth"][0, :5] = 0
     fig, ax = plt.subplots()
@@ -582,3 +639,79 @@ def test_published_and_measured_stand_apart():
     assert len(draw([]).axes[0].get_yticklabels()) == 2
     with pytest.raises(ValueError, match="none of selectivity, d1"):
         plots.plot_published(comparison(1, pd.DataFrame(columns=MEASURED)).iloc[:0], names)
+
+
+# ------------------------------------------------------------------ depth completion
+
+
+class Completes(nn.Module):
+    """Mixes the measurements around into depth, and two units that tell them by their depth."""
+
+    depth_range = (0.75, 10.0)
+    input_names = ("sparse_depth",)
+
+    def __init__(self):
+        super().__init__()
+        self.near = nn.AvgPool2d(5, 2, 2)
+        self.layer = nn.Identity()
+
+    def forward(self, image, *, sparse_depth):
+        shallow = self.near(sparse_depth * (sparse_depth < 3))
+        units = self.layer(torch.cat([self.near(sparse_depth) - shallow, shallow], dim=1))
+        return 2 + nn.functional.interpolate(units.sum(1, keepdim=True), image.shape[-2:])
+
+
+@pytest.fixture
+def measured(items):
+    sparse = torch.zeros(1, 24, 32)
+    sparse[0, 5, 7], sparse[0, 18, 25], sparse[0, 12, 20] = 2.0, 9.0, 2.1
+    return [{**item, "sparse_depth": sparse} for item in items]
+
+
+def test_a_sparse_point_is_shown_by_what_it_changes(measured):
+    net = Completes()
+    found = dissect(net, measured, ["layer"], bins=(2.5, 10.0))
+    figure = plots.plot_sparse_point(net, measured[0], found, "layer", num_units=1)
+    # The network alone says 2 m; the farthest from that is the point of 9 m, which stays out of
+    # the shallow unit.
+    said = texts(figure)
+    assert "One measurement of 9.00 m, 2 others stay" in said and "change of depth [m]" in said
+    axes = [ax for ax in figure.axes if ax.images]
+    rings = [ax.lines[-1].get_xydata()[0].tolist() for ax in axes if ax.lines]
+    assert rings.count([25, 18]) == 5  # image, truth, and three maps of depth
+    difference = next(ax for ax in axes if ax.get_ylabel() == "difference").images[0]
+    change = difference.get_array()
+    assert change[18, 25] > 0 and change[5, 7] == 0 and difference.get_clim()[0] < 0
+
+    shallow = plots.plot_sparse_point(
+        net, measured[0], found, "layer", point=(5, 7), offset=-0.5, num_units=2
+    )
+    assert "2.00 m moved by -0.5 m to 1.50 m" in texts(shallow)
+    with pytest.raises(ValueError, match=r"No measurement at \(0, 0\).*\[5, 7\]"):
+        plots.plot_sparse_point(net, measured[0], found, "layer", point=(0, 0))
+    none = {**measured[0], "sparse_depth": torch.zeros(1, 24, 32)}
+    with pytest.raises(ValueError, match="holds no measurement"):
+        plots.plot_sparse_point(net, none, found, "layer")
+
+
+def test_completion_curves_are_lines_of_the_numbers_given():
+    curve = pd.DataFrame(
+        {
+            "samples": [0, 50, 500],
+            "d1.02": [0.1, 0.3, 0.8], "d1.05": [0.2, 0.4, 0.85], "d1.10": [0.3, 0.5, 0.9],
+            "d1": [0.4, 0.6, 0.95], "rms": [1.0, 0.5, 0.2], "rel": [0.3, 0.1, 0.05],
+        }
+    )  # fmt: skip
+    figure = plots.plot_completion({"one": curve, "two": curve.assign(rms=[2, 1, 0.5])}, trained=50)
+    delta, rms, rel = figure.axes
+    assert [t.get_text() for t in rms.get_xticklabels()] == ["0", "50", "500"]
+    lines = [list(line.get_ydata()) for line in rms.lines]
+    assert [1.0, 0.5, 0.2] in lines and [2, 1, 0.5] in lines
+    assert [1, 1] in [list(line.get_xdata()) for line in rms.lines]  # trained with the second
+    assert len(delta.lines) == 9 and [10, 30, 80] in [
+        [round(y, 6) for y in line.get_ydata()] for line in delta.lines
+    ]
+    said = " ".join(t.get_text() for t in figure.legends[0].get_texts())
+    assert "δ < 1.02" in said and "trained with 50" in said and "one" in said
+    assert "RMS [m]" in texts(figure) and "REL [%]" in texts(figure)
+    assert "one" not in texts(plots.plot_completion(curve))

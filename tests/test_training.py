@@ -19,7 +19,7 @@ from mde_utils.checkpoints import load_weights, read_metadata
 from mde_utils.evaluation import evaluate
 from mde_utils.losses import balanced_loss
 from mde_utils.selectivity import SelectivityLoss, layer_bins
-from mde_utils.training import TrainConfig, fit
+from mde_utils.training import TrainConfig, _optimiser, fit
 
 one_thread = pytest.fixture(autouse=True)(toys.one_thread)
 
@@ -75,6 +75,82 @@ def test_the_selectivity_term_raises_selectivity(config, method):
     assert last.train_term_wide > base.frame.train_term_wide.iloc[-1] + 0.1
     expected = 0.01 * last.depth_loss - 100 * last.train_term_wide
     assert last.loss == pytest.approx(expected, abs=1e-3)
+
+
+# ------------------------------------------------------------------ the optimisation
+
+
+def test_decay_of_a_part_of_the_network_alone():
+    model = net()
+    model.deep[0].bias.requires_grad_(False)
+    names = {id(p): name for name, p in model.named_parameters()}
+    trained = [name for name, p in model.named_parameters() if p.requires_grad]
+    for prefix, decaying in (("", trained), ("deep.", ["deep.0.weight", "deep.1.weight"])):
+        config = TrainConfig(decay_prefix=prefix, weight_decay=0.3, adam_epsilon=1e-3)
+        groups = _optimiser(model, config).param_groups
+        found = [[names[id(p)] for p in group["params"]] for group in groups]
+        others = [name for name in trained if not name.startswith(prefix)]
+        assert sorted(sum(found, [])) == sorted(trained)  # nothing frozen, nothing twice
+        assert set(found[0]) >= set(decaying) and found[1:] == [others] * bool(prefix)
+        assert [group["weight_decay"] for group in groups] == [0.3, 0.0][: len(groups)]
+        assert {group["eps"] for group in groups} == {1e-3}
+    group = _optimiser(model, TrainConfig(optimizer="sgd", learning_rate=0.5)).param_groups[0]
+    assert (group["lr"], group["momentum"], group["nesterov"]) == (0.5, 0.9, True)
+
+
+def test_what_is_frozen_stays(config):
+    model = net()
+    model.deep.requires_grad_(False)
+    before = {name: p.clone() for name, p in model.named_parameters()}
+    for optimizer in ("adamw", "sgd"):
+        fit(model, TRAIN, VAL, replace(config, optimizer=optimizer, weight_decay=0.5))
+    for name, p in model.named_parameters():
+        assert torch.equal(p, before[name]) == name.startswith("deep."), name
+    with pytest.raises(ValueError, match="no parameter to train: all are frozen"):
+        fit(model.requires_grad_(False), TRAIN, VAL, config)
+
+
+def test_a_prefix_of_no_parameter(config):
+    with pytest.raises(ValueError, match="decay_prefix 'encoder'.*with: deep., wide., out."):
+        fit(net(), TRAIN, VAL, replace(config, decay_prefix="encoder"))
+
+
+def test_a_network_with_an_input_that_items_lack(config):
+    class Focal(Net):
+        input_names = ("focal",)
+
+        def forward(self, image, focal):
+            return super().forward(image) * (focal / 500).view(-1, 1, 1, 1).float()
+
+    with_focal = [item | {"focal": 500.0} for item in TRAIN]
+    history = fit(net(kind=Focal), with_focal, with_focal, config)
+    assert_same_frames(history.frame, fit(net(), TRAIN, TRAIN, config).frame)
+    for sets, which in (((TRAIN, with_focal), "training"), ((with_focal, VAL), "validation")):
+        with pytest.raises(ValueError, match=f"'focal'.*{which} set lack; they have image, depth"):
+            fit(net(kind=Focal), *sets, config)
+
+
+def test_the_polynomial_goes_down_with_every_step(config, monkeypatch):
+    rates, step = [], torch.optim.AdamW.step
+
+    def recording(self, *args, **kwargs):
+        rates.append(self.param_groups[0]["lr"])
+        return step(self, *args, **kwargs)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", recording)
+    config = replace(config, schedule="polynomial", decay_factor=0.1, batch_size=3, num_epochs=2)
+    frame = fit(net(), TRAIN, VAL, config).frame
+    expected = [0.03 * (0.1 + 0.9 * (1 - t / 6) ** 0.9) for t in range(6)]
+    assert rates == pytest.approx(expected)
+    assert frame.lr.tolist() == [rates[2], rates[5]]
+
+
+def test_the_rate_falls_on_a_plateau(config):
+    config = replace(config, schedule="plateau", decay_every=1, num_epochs=12, best_by="rms")
+    frame = fit(net(), TRAIN, VAL, replace(config, learning_rate=0.5)).frame
+    past = frame.val_rms.tolist()
+    expected = [replace(config, learning_rate=0.5).rate(e + 1, past[:e]) for e in range(12)]
+    assert frame.lr.tolist() == expected and len(set(expected)) > 1
 
 
 # ------------------------------------------------------------------ the history

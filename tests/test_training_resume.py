@@ -189,6 +189,22 @@ def test_max_hours_stops_and_the_next_run_goes_on(whole, tmp_path):
     assert_same_folders(tmp_path, whole)
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"schedule": "polynomial", "decay_prefix": "deep.", "adam_epsilon": 1e-3},
+        {"schedule": "plateau", "optimizer": "sgd", "decay_every": 1},
+    ],
+)
+def test_rates_of_steps_and_of_plateaus_go_on(changes, tmp_path):
+    config = replace(CONFIG, num_epochs=6, learning_rate=1e-3, save_minutes=0.0, **changes)
+    _, frame, _ = in_process(config, run_dir=str(tmp_path / "whole"))
+    assert frame.lr.nunique() > 1
+    while not in_process(config, run_dir=str(tmp_path / "parts"), max_hours=1e-9)[0]:
+        pass
+    assert_same_folders(tmp_path / "parts", tmp_path / "whole")
+
+
 def in_process(config, **changes):
     return run(replace(config, **changes))
 

@@ -4,7 +4,10 @@ A data set is anything with a length that yields items by index. An item is a di
 (3, H, W) RGB in [0, 1] and `depth` (1, H, W) in metres, always (0, as well as negative and NaN, =
 no measurement); where the data set has them `right` (3, H, W), `intrinsics` (3, 3) in pixels,
 `baseline` in metres, `focal` in pixels, `sparse_depth` (1, H, W), `normal` (3, H, W) unit vectors
-in the camera frame, `label` (H, W) int64, and `name`.
+in the camera frame, `label` (H, W) int64, `hint` (1, H, W) depth in metres by matching, 0 = none,
+`frame` (4,), and `name`. `frame` is there where an item is a window of a larger frame: top, left,
+height and width in the item's pixels, so that the item begins at (top, left) of a full frame of
+this height and width.
 """
 
 from __future__ import annotations
@@ -17,12 +20,28 @@ from pathlib import Path
 from torch.utils.data import Dataset
 
 from .cache import CachedDataset, cache_root, collate
+from .hints import WithHints
+from .sparse import SparseSamples
 from .transforms import AUGMENTATIONS, unknown
 
-__all__ = ["AUGMENTATIONS", "DATASETS", "CachedDataset", "cache_root", "collate", "load_dataset"]
+__all__ = [
+    "AUGMENTATIONS",
+    "DATASETS",
+    "CachedDataset",
+    "SparseSamples",
+    "WithHints",
+    "cache_root",
+    "collate",
+    "load_dataset",
+]
 
 # Name → module and class. Imported when asked for, so that one data set's needs are not another's.
-DATASETS = {"rooms": ("rooms", "Rooms"), "nyu": ("nyu", "NYU")}
+DATASETS = {
+    "rooms": ("rooms", "Rooms"),
+    "streets": ("streets", "Streets"),
+    "nyu": ("nyu", "NYU"),
+    "kitti": ("kitti", "KITTI"),
+}
 
 
 def load_dataset(
@@ -33,17 +52,21 @@ def load_dataset(
     size: tuple[int, int] | None = None,
     limit: int | None = None,
     augment: str | Callable[[dict], dict] | None = None,
+    sparse_samples: int | None = None,
     cache: bool = True,
     **options,
 ) -> Dataset:
     """A map-style data set of items as in this package's docstring.
 
-    name: "rooms" (rendered, needs no data) or "nyu".
+    name: "rooms", "streets" (rendered, need no data), "nyu" or "kitti".
     split: "train", "val" or "test".
     root: the folder with the data, where there are any.
     size: (H, W); None is the data set's own size.
     limit: at most so many items; how they are chosen is said by the data set.
-    augment: None, "meter", "mff" or a callable item → item. It is drawn anew at every access.
+    augment: None, a key of AUGMENTATIONS or a callable item → item. It is drawn anew at every
+        access.
+    sparse_samples: give items `sparse_depth`, about so many pixels of their (augmented) depth:
+        drawn anew at every access in "train", else fixed (see `SparseSamples`).
     cache: keep decoded records in `cache_root()`.
     options: the data set's own, for example `baseline` of "rooms" or `raw` of "nyu".
 
@@ -61,4 +84,7 @@ def load_dataset(
     for option in arguments:
         if option not in allowed or option == "split":
             raise TypeError(unknown(f"option of {name!r}", option, sorted({*allowed} - {"split"})))
-    return dataset(split, **arguments)
+    loaded = dataset(split, **arguments)
+    if sparse_samples is None:
+        return loaded
+    return SparseSamples(loaded, sparse_samples, seed=None if split == "train" else 0)

@@ -13,7 +13,6 @@ LABELS = (
     "shelf", "book", "lamp", "picture", "curtain", "rug", "plant", "appliance", "sanitary",
     "screen", "object",
 )  # fmt: skip
-_ID = {name: i for i, name in enumerate(LABELS)}
 
 
 class Dice:
@@ -160,6 +159,8 @@ class Frame:
     """A place in the scene: furniture is modelled in its own coordinates (x along the wall,
     y away from it, z up; metres) and put where the frame is."""
 
+    labels = {name: i for i, name in enumerate(LABELS)}
+
     def __init__(self, scene, x, y, z=0.0, yaw=0.0):
         self.scene, self.x, self.y, self.z, self.yaw = scene, x, y, z, yaw
         self.cos, self.sin = math.cos(yaw), math.sin(yaw)
@@ -172,7 +173,7 @@ class Frame:
         )
 
     def at(self, x, y, z=0.0, yaw=0.0):
-        return Frame(self.scene, *self.world(x, y, z), self.yaw + yaw)
+        return type(self)(self.scene, *self.world(x, y, z), self.yaw + yaw)
 
     def _add(self, kind, centre, size, material, label, yaw, pitch, roll, kwargs):
         """yaw about z; then pitch about the solid's x axis, roll about its y axis."""
@@ -194,7 +195,9 @@ class Frame:
         else:
             rotation = ((ca, -sa, 0.0), (sa, ca, 0.0), (0.0, 0.0, 1.0))
         half = tuple(max(s / 2, 5e-4) for s in size)
-        self.scene.add(kind, self.world(*centre), half, rotation, material, _ID[label], **kwargs)
+        self.scene.add(
+            kind, self.world(*centre), half, rotation, material, self.labels[label], **kwargs
+        )
 
     def box(self, x, y, z, sx, sy, sz, material, label, *, yaw=0.0, pitch=0.0, roll=0.0, **kw):
         """Centre (x, y), *bottom* z (of the unrotated box), full sizes."""

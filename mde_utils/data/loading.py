@@ -20,17 +20,23 @@ def chunks(length: int, batch_size: int) -> list[range]:
 
 
 def batches(
-    dataset, indices: Sequence[int], batch_size: int, fields: Iterable[str]
+    dataset,
+    indices: Sequence[int],
+    batch_size: int,
+    fields: Iterable[str],
+    *,
+    optional: Iterable[str] = (),
 ) -> Iterator[tuple[list[str], dict[str, Tensor]]]:
     """Names and stacked fields of the items at ``indices``, in order.
 
     Any data set will do, a plain list too. A batch ends early where the sizes change, so images of
-    mixed sizes are taken one size at a time.
+    mixed sizes are taken one size at a time. ``optional`` fields are in a batch where its items
+    have them; it ends where they begin or cease to.
 
     Raises:
         ValueError: ``batch_size`` below 1, an item that lacks a field, or depth not (1, h, w).
     """
-    fields = tuple(fields)
+    fields, optional = tuple(fields), tuple(optional)
     fetch = getattr(dataset, "__getitems__", None) or (lambda ids: [dataset[i] for i in ids])
     for positions in chunks(len(indices), batch_size):
         chunk = list(indices[positions.start : positions.stop])
@@ -41,11 +47,13 @@ def batches(
             name = str(item.get("name", f"image {index}"))
             if missing := [field for field in fields if field not in item]:
                 raise ValueError(f"{name} has no {missing[0]!r}; it has {', '.join(item)}.")
-            tensors = {field: torch.as_tensor(item[field]) for field in fields}
+            present = (*fields, *(field for field in optional if field in item))
+            tensors = {field: torch.as_tensor(item[field]) for field in present}
             if "depth" in tensors and (tensors["depth"].ndim != 3 or len(tensors["depth"]) != 1):
                 shape = tuple(tensors["depth"].shape)
                 raise ValueError(f"The depth of {name} must be (1, h, w), got {shape}.")
-            if run and any(run[0][field].shape != tensors[field].shape for field in fields):
+            shapes = {field: value.shape for field, value in tensors.items()}
+            if run and {field: value.shape for field, value in run[0].items()} != shapes:
                 yield names, _stack(run, {})
                 names, run = [], []
             names.append(name)

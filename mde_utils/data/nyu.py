@@ -12,26 +12,34 @@ The layout decides the encoding, never the values; a file that contradicts it is
 from __future__ import annotations
 
 import csv
-import hashlib
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from torch.utils.data import get_worker_info
 
 from .cache import CachedDataset
 from .kinect import intrinsics_matrix
+from .reading import (
+    KAGGLE_INPUT,
+    check_grey_png,
+    check_options,
+    decode,
+    evenly,
+    fingerprint,
+    hold_out,
+    in_threads,
+    resize_depth,
+    resize_image,
+    search,
+)
 from .transforms import resolve_augmentation, unknown
 
 KAGGLE_HANDLE = "soumikrakshit/nyu-depth-v2/versions/1"  # pinned: cached means no network
-KAGGLE_INPUT = Path("/kaggle/input")
 MARKER = "nyu2_train.csv"
 LABELLED = "nyu_depth_v2_labeled.mat"
-SEARCH_DEPTH = 5  # /kaggle/input/datasets/<owner>/<slug>/nyu_data/data
 
 SPLITS = ("train", "val", "test")
 LAYOUTS = ("kaggle", "labelled", "bts")
@@ -91,14 +99,7 @@ class NYU(CachedDataset):
         ):
             if given not in known:
                 raise ValueError(unknown(what, given, known))
-        if limit is not None and limit < 1:
-            raise ValueError(f"limit is a number of items, at least 1, or None; given {limit}")
-        if size is not None and not (
-            isinstance(size, tuple | list)
-            and len(size) == 2
-            and all(isinstance(n, int | np.integer) and n > 0 for n in size)
-        ):
-            raise ValueError(f"size is (height, width) in whole pixels above 0; given {size}")
+        size = check_options(limit, size)
         augment = resolve_augmentation(augment)  # a wrong name is an error before any work
 
         self.split, self.raw, self._as_stored, self._hdf = split, raw, size is None, None
@@ -118,13 +119,11 @@ class NYU(CachedDataset):
         if not rows:
             raise ValueError(f"The {split} split in {self.root} ({self.layout}) is empty.")
         rows = _split(rows, split, val_by)
-        if limit is not None and limit < len(rows):
-            rows = [rows[i * len(rows) // limit] for i in range(limit)]
+        rows = evenly(rows, limit)
         self.files = [row[:2] for row in rows]  # labelled: index in the file, for both
         self.names = [row[3] for row in rows]
 
-        fingerprint = self._fingerprint()
-        size = tuple(int(n) for n in size) if size else None
+        source = self._fingerprint()
         self.size = size or self._native()
         self._intrinsics = intrinsics_matrix(self.size)
         said = f"NYU {split}: {self.layout} layout, depth {self.encoding}"
@@ -133,7 +132,7 @@ class NYU(CachedDataset):
             print(said)
         kind = "f4" if self.layout == "labelled" else {8: "u1", 16: "u2"}[self._bits]
         super().__init__(
-            key={"dataset": "nyu", "split": split, "size": size, "source": fingerprint, "raw": raw},
+            key={"dataset": "nyu", "split": split, "size": size, "source": source, "raw": raw},
             fields={"image": ("u1", (3, *self.size)), "depth": (kind, (1, *self.size))},
             length=len(rows),
             cache=cache,
@@ -145,13 +144,10 @@ class NYU(CachedDataset):
         return {"intrinsics": k.clone(), "focal": k[0, 0].item(), "name": self.names[index]}
 
     def produce(self, indices: list[int]) -> Iterator[dict[str, np.ndarray]]:
-        decode = self._from_mat if self.layout == "labelled" else self._from_files
-        # libjpeg and zlib let other threads run; HDF5 and a DataLoader's worker do not gain.
-        if self.layout == "labelled" or len(indices) < 2 or get_worker_info():
-            yield from map(decode, indices)
+        if self.layout == "labelled":  # HDF5 does not gain by threads
+            yield from map(self._from_mat, indices)
         else:
-            with ThreadPoolExecutor(min(len(indices), os.cpu_count() or 1)) as pool:
-                yield from pool.map(decode, indices)
+            yield from in_threads(self._from_files, indices)
 
     def __getstate__(self):
         return super().__getstate__() | {"_hdf": None}
@@ -160,9 +156,9 @@ class NYU(CachedDataset):
 
     def _from_files(self, index: int) -> dict[str, np.ndarray]:
         image_path, depth_path = self.files[index]
-        _check_png(depth_path, self._bits, self.layout)
-        image = _decode(image_path)
-        depth = np.asarray(_decode(depth_path))
+        check_grey_png(depth_path, self._bits, f"the layout {self.layout!r}")
+        image = decode(image_path)
+        depth = np.asarray(decode(depth_path))
         return self._fit(image.convert("RGB"), depth.astype(f"u{self._bits // 8}"), index)
 
     def _from_mat(self, index: int) -> dict[str, np.ndarray]:
@@ -193,10 +189,10 @@ class NYU(CachedDataset):
                 f"With size=None all frames must have one size, the first is {h}x{w}, another "
                 f"{image.height}x{image.width} (H x W): {names}. Give a size."
             )
-        image = image if image.size == (w, h) else image.resize((w, h), Image.Resampling.BILINEAR)
-        ys = ((np.arange(h) + 0.5) * depth.shape[0] / h).astype(int)
-        xs = ((np.arange(w) + 0.5) * depth.shape[1] / w).astype(int)
-        return {"image": np.asarray(image).transpose(2, 0, 1), "depth": depth[np.ix_(ys, xs)][None]}
+        return {
+            "image": resize_image(image, self.size),
+            "depth": resize_depth(depth, self.size),
+        }
 
     # ---- the source -----------------------------------------------------------------------
 
@@ -208,25 +204,11 @@ class NYU(CachedDataset):
             return image.height, image.width
 
     def _fingerprint(self) -> str:
-        """A digest of where the data lie, of the rows taken, and of each file's size and time."""
         if self.layout == "labelled":
             lines, files = [f"{i}" for i, _ in self.files], [self.root]
         else:
             lines, files = [], [path for pair in self.files for path in pair]
-        absent = []
-        for path in files:
-            try:
-                stat = os.stat(path)
-                lines.append(f"{path} {stat.st_size} {stat.st_mtime_ns}")
-            except OSError:
-                absent.append(str(path))
-        if absent:
-            raise FileNotFoundError(
-                f"{len(absent)} of {len(files)} files listed for NYU {self.split} are absent, "
-                f"first {', '.join(absent[:3])}. Complete {self.root}, or take out the rows that "
-                "name them."
-            )
-        return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+        return fingerprint(files, lines, of=f"NYU {self.split}", root=self.root)
 
 
 # ---- finding ------------------------------------------------------------------------------
@@ -286,33 +268,13 @@ def _no_nyu(tried: list[str]) -> str:
 def _recognise(place: Path, wanted: Iterable[str]) -> tuple[Path, str] | None:
     if place.is_file():
         return (place, "labelled") if place.suffix == ".mat" and "labelled" in wanted else None
-    if "kaggle" in wanted and (found := _search(place, MARKER)):
-        return found.parent, "kaggle"
-    if "labelled" in wanted and (found := _search(place, LABELLED)):
-        return found, "labelled"
+    if "kaggle" in wanted and (found := search(place, lambda f: (f / MARKER).is_file())):
+        return found, "kaggle"
+    if "labelled" in wanted and (found := search(place, lambda f: (f / LABELLED).is_file())):
+        return found / LABELLED, "labelled"
     if "bts" in wanted and next(place.rglob("sync_depth_*.png"), None):
         return place, "bts"
     return None
-
-
-def _search(root: Path, name: str) -> Path | None:
-    """The file nearest to `root`, level by level: a scene's thousands of frames are never listed
-    where the marker lies above them."""
-    level = [root]
-    for _ in range(SEARCH_DEPTH + 1):
-        for folder in level:
-            if (folder / name).is_file():
-                return folder / name
-        level = [Path(e) for folder in level for e in sorted(_folders(folder))]
-    return None
-
-
-def _folders(folder: Path) -> Iterable[str]:
-    try:
-        with os.scandir(folder) as entries:
-            return [entry.path for entry in entries if entry.is_dir()]
-    except OSError:  # a folder that may not be read is none that we look for
-        return []
 
 
 # ---- listing: rows of (image, depth, scene, name) -----------------------------------------
@@ -403,62 +365,24 @@ def _read_mat(path: Path, key: str) -> np.ndarray:
 
 
 def _split(rows: list[tuple], split: str, val_by: str) -> list[tuple]:
-    """Training rows without those of validation, or these alone.
+    """Training rows without those of validation, or these alone (see `hold_out`).
 
-    By scene: rooms in the order of a hash of their names, until they hold a tenth of the rows.
-    The parts of one recording (`basement_0001a`, `basement_0001b`) are one room. The choice does
-    not depend on the order of the rows nor on a random generator.
+    The parts of one recording (`basement_0001a`, `basement_0001b`) are one room.
     """
     if split == "test":
         return rows
     if val_by == "row":
         cut = len(rows) - max(1, len(rows) // 10)
         return rows[:cut] if split == "train" else rows[cut:]
-    rooms: dict[str, int] = {}
-    for row in rows:
-        rooms[_room(row[2])] = rooms.get(_room(row[2]), 0) + 1
-    if len(rooms) < 2:
-        if split == "train":
-            return rows
+    kept = hold_out(rows, split, lambda row: _room(row[2]))
+    if kept is None:
         raise ValueError(
-            f"All {len(rows)} training rows are of one scene ({next(iter(rooms))!r}), so none can "
+            f"All {len(rows)} training rows are of one scene ({_room(rows[0][2])!r}), so none can "
             'be kept for "val". Pass val_by="row" for "train" and "val" to cut by row (its numbers '
             "are too good, for neighbouring rows show the same room), or validate on other data."
         )
-    val, held = set(), 0
-    for room in sorted(rooms, key=lambda room: hashlib.sha256(room.encode()).digest())[:-1]:
-        if held * 10 >= len(rows):
-            break
-        val.add(room)
-        held += rooms[room]
-    return [row for row in rows if (_room(row[2]) in val) == (split == "val")]
+    return kept
 
 
 def _room(scene: str) -> str:
     return re.sub(r"(?<=_\d{4})[a-z]$", "", scene.removesuffix("_out"))
-
-
-# ---- files --------------------------------------------------------------------------------
-
-
-def _decode(path: str) -> Image.Image:
-    try:
-        with Image.open(path) as image:
-            image.load()
-            return image
-    except (OSError, SyntaxError, ValueError) as error:
-        raise ValueError(f"Cannot decode {path}, it is damaged or cut off: {error}") from error
-
-
-def _check_png(path: str, bits: int, layout: str) -> None:
-    """The header of a PNG: signature, then at byte 24 bits per channel and colour type (0 grey)."""
-    with open(path, "rb") as file:
-        head = file.read(26)
-    if len(head) < 26 or head[:8] != b"\x89PNG\r\n\x1a\n":
-        raise ValueError(f"Cannot decode {path}, it is no PNG or is cut off.")
-    if (head[24], head[25]) != (bits, 0):
-        kind = "grey" if head[25] == 0 else f"colour type {head[25]}"
-        raise ValueError(
-            f"{path} is a {head[24]}-bit {kind} PNG; depth of the layout {layout!r} is {bits}-bit "
-            "grey here. Is it of another release? Then its unit is another one too."
-        )

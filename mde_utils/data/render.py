@@ -74,6 +74,25 @@ class Light:
     beyond: float = 1.0
     zone: tuple = ((-1e3, -1e3, -1e3), (1e3, 1e3, 1e3))
     softness: float = 1.0  # of the shadow's rim, in texels of the shadow map
+    fade: float = 0.2  # rim of the shadow's cone in which shadows fade, of its width
+
+
+@dataclass
+class Sky:
+    """What rays meet that leave the scene, and the air before it. Colours are linear RGB.
+
+    `sun`: unit vector towards it. `clouds`: 0 none … 1 closed. `haze`: metres of air after which
+    1/e of a surface's own light is left and the rest is the horizon's.
+    """
+
+    zenith: tuple
+    horizon: tuple
+    sun: tuple
+    glow: tuple = (0.0, 0.0, 0.0)
+    clouds: float = 0.0
+    cloud: tuple = (1.0, 1.0, 1.0)
+    drift: tuple = (0.0, 0.0)
+    haze: float = 1e4
 
 
 @dataclass
@@ -88,6 +107,7 @@ class Scene:
     lights: list = field(default_factory=list)
     ambient_up: tuple = (0.3, 0.3, 0.3)  # light that falls on a surface facing up
     ambient_down: tuple = (0.2, 0.2, 0.2)
+    sky: Sky | None = None  # without it, rays that leave the scene are black
 
     def add(
         self,
@@ -103,15 +123,19 @@ class Scene:
         world_uv=False,
         stretch=False,
         offset=(0.0, 0.0),
+        inverse=None,
     ):
         """One solid. `half`: half sizes (3,). `rotation`: 3 rows, the solid's axes in world
         coordinates are its columns. `extra`: rounding radius (ROUND), top/bottom radius (CONE).
-        `stretch`: the texture covers the solid's x–z face once ("floor": its x–y face)."""
+        `stretch`: the texture covers the solid's x–z face once ("floor": its x–y face; a pair of
+        numbers: so many times along x and z). `inverse`: that of `rotation`, where its columns
+        are not at right angles (sheared solids)."""
         if len(self.kind) >= MAX_SOLIDS:
             raise ValueError(f"A scene holds at most {MAX_SOLIDS} solids.")
         r = rotation
         scale = (1.0, 1.0, 1.0) if kind == ROUND else tuple(1 / h for h in half)
-        row = [r[j][i] * scale[i] for i in range(3) for j in range(3)]  # world → unit
+        back = inverse or tuple(zip(*r, strict=True))
+        row = [back[i][j] * scale[i] for i in range(3) for j in range(3)]  # world → unit
         row += centre
         row += [r[i][j] * half[j] for i in range(3) for j in range(3)]  # unit → world extents
         row += half
@@ -120,7 +144,8 @@ class Scene:
         m = material
         if stretch:
             other = half[1] if stretch == "floor" else half[2]
-            uv = (0.5 / half[0], 0.5 / other, 0.5, 0.5)
+            nu, nv = stretch if isinstance(stretch, tuple) else (1, 1)
+            uv = (0.5 * nu / half[0], 0.5 * nv / other, 0.5 * nu, 0.5 * nv)
         else:
             uv = (1 / m.period, 1 / m.period, *offset)
         longest = max(range(3), key=lambda i: half[i]) if m.grain else -1
@@ -396,6 +421,12 @@ def _pick(table, index):
     return table if table.shape[1] == 1 else table.index_select(1, index)
 
 
+def _largest(x):
+    """`x.argmax(0)` of (3, N), which takes ten times as long."""
+    first = torch.where(x[1] > x[0], 1, 0)
+    return first.masked_fill_(x[2] > torch.maximum(x[0], x[1]), 2)
+
+
 def surface(solids, hits, solid, pair, x, y, depth, world=None) -> Surface:
     """Exact depth (one Newton step from the quantised one), normal and texture coordinates."""
     o, a = hits.o.index_select(1, pair), hits.a.index_select(1, pair)
@@ -424,13 +455,13 @@ def surface(solids, hits, solid, pair, x, y, depth, world=None) -> Surface:
         pk, hk = p.index_select(1, n), half.index_select(1, n)
         if k == ELLIPSOID:
             g, f = pk, ((pk * pk).sum(0) - 1) / 2
-            near_face = (pk / hk).abs().argmax(0)
+            near_face = _largest((pk / hk).abs())
         elif k == ROUND:
             r = solids.extra[solid[n]]
             q = (pk.abs() - (hk - r)).clamp_(min=0)
             dist = (q * q).sum(0).sqrt() + 1e-9
             g, f = q / dist * pk.sign(), dist - r
-            near_face = g.abs().argmax(0)
+            near_face = _largest(g.abs())
             metric[:, n] = pk
         else:
             ratio = solids.extra[solid[n]]
@@ -515,7 +546,7 @@ def _stack_lamps(scenes, device, shadow_size):
             rows.append(
                 [*light.position, *light.colour, *axis, light.focus, light.radius**2]
                 + [*light.zone[0], *light.zone[1], *(x for r in frame for x in r), tangent]
-                + [light.beyond, light.softness]
+                + [light.beyond, light.softness, 1 / (light.fade * shadow_size)]
             )
         values = torch.tensor(rows, dtype=torch.float32).T.contiguous().to(device)
         slots.append(Lamps(values, torch.tensor(index).to(device)))
@@ -525,7 +556,7 @@ def _stack_lamps(scenes, device, shadow_size):
 def _visible(values, shadow_map, slot, p, normal, cos, size):
     """How much of a light reaches points p (3, N): its shadow map, softly compared."""
     r = values[17:26]
-    tangent, beyond, soft = values[26], values[27], values[28]
+    tangent, beyond, soft, fade = values[26], values[27], values[28], values[29]
     q = [p[i] - values[i] for i in range(3)]
     # Step off the surface by a texel or so, lest it shadow itself.
     z = r[2] * q[0] + r[5] * q[1] + r[8] * q[2]
@@ -537,7 +568,7 @@ def _visible(values, shadow_map, slot, p, normal, cos, size):
     u, v = x * inv * f + (size - 1) / 2, y * inv * f + (size - 1) / 2
     # Fades out towards the rim of the cone.
     rim = torch.maximum((u - (size - 1) / 2).abs_(), (v - (size - 1) / 2).abs_())
-    inside = ((size / 2 - 2 - rim) * (1 / (0.2 * size))).clamp_(0, 1) * (z > 0.05)
+    inside = ((size / 2 - 2 - rim) * fade).clamp_(0, 1) * (z > 0.05)
     near = z - 0.004 - off * (0.2 + 0.12 / cos.clamp(min=0.08))
     u0, v0 = (x.clamp_(1, size - 3).floor() for x in (u, v))
     fu, fv = u - u0, v - v0
@@ -554,7 +585,41 @@ def _visible(values, shadow_map, slot, p, normal, cos, size):
     return beyond + (lit - beyond) * inside
 
 
-def shade(solids, scenes_light, lamps, maps, shadow_size, sample):
+def _stack_skies(scenes, device):
+    """(C, S) table, or None where no scene has a sky."""
+    if scenes[0].sky is None:
+        return None
+    rows = []
+    for s in (scene.sky for scene in scenes):
+        rows.append([*s.zenith, *s.horizon, *s.sun, *s.glow, *s.cloud, s.clouds, *s.drift])
+        rows[-1].append(-1 / s.haze)
+    return torch.tensor(rows, dtype=torch.float32).T.contiguous().to(device)
+
+
+def heaven(skies, scene, d):
+    """Linear RGB (3, N) of the sky in directions d (3, N), unit vectors."""
+    c = _pick(skies, scene)
+    up = d[2].clamp(min=0)
+    t = 1 - (1 - up).clamp_(min=0) ** 6
+    colour = torch.lerp(c[3:6], c[0:3], t)
+    # Clouds lie on a plane; towards the horizon they close up and pale.
+    inv = 0.11 / (up + 0.09)
+    u, v = d[0] * inv + c[16], d[1] * inv + c[17]
+    layer = torch.full_like(u, TEXTURES.index("plaster"))
+    foot = torch.full_like(u, 1.0)
+    m = texture(layer, u, v, foot, str(d.device))[0]
+    m = 0.72 * m + 0.28 * texture(layer, u * 3.7, v * 3.7, foot, str(d.device))[0]
+    cover = ((m - (0.78 - 0.56 * c[15])) * 5).clamp_(0, 1) * (c[15] > 0)
+    cover = cover * cover * (3 - 2 * cover)
+    body = c[12:15] * (1.06 - 0.45 * (m - 0.5))
+    colour = torch.lerp(colour, body, cover * (0.25 + 0.75 * (up * 5).clamp(max=1)))
+    to_sun = (d[0] * c[6] + d[1] * c[7] + d[2] * c[8]).clamp(min=0)
+    for _ in range(3):
+        to_sun = to_sun * to_sun
+    return colour + c[9:12] * (to_sun + 2 * to_sun**8)
+
+
+def shade(solids, scenes_light, lamps, maps, shadow_size, skies, sample):
     """Linear RGB (3, N) of surface samples."""
     scene, solid, surf, p, normal, view, ao, pixel = sample
     m = solids.material.index_select(1, solid)
@@ -604,17 +669,23 @@ def shade(solids, scenes_light, lamps, maps, shadow_size, sample):
     mirror_up = view[2] + 2 * facing * normal[2]
     env = torch.lerp(ambient[3:6], ambient[0:3], mirror_up * -0.5 + 0.5)
     colour = albedo * light + fresnel * (env * ao) * 0.7 + gloss * shine * 1.2
-    return colour * (1 - glow.clamp(max=1)) + albedo * glow
+    colour = colour * (1 - glow.clamp(max=1)) + albedo * glow
+    if skies is None:
+        return colour
+    sky = _pick(skies, scene)
+    return torch.lerp(sky[3:6], colour, (surf.depth * sky[18]).exp())
 
 
-def occlusion(points, normal, fx):
-    """Ambient occlusion (V, H, W) from what is near in the image: points, normal (V, 3, H, W)."""
+def occlusion(points, normal, fx, scale=1.0):
+    """Ambient occlusion (V, H, W) from what is near in the image: points, normal (V, 3, H, W);
+    `scale` 1 suits furniture."""
     p = torch.nn.functional.avg_pool2d(points, 1, 2)
     n = normal[..., ::2, ::2]
     h, w = p.shape[-2:]
     total = torch.zeros_like(p[:, 0])
     count = 0
     for radius, reach in ((2, 0.12), (5, 0.3), (11, 0.7)):
+        reach *= scale
         step = max(1, round(radius * w / 128))
         pad = torch.nn.functional.pad(p, (step,) * 4, mode="replicate")
         for dx, dy in (
@@ -639,21 +710,24 @@ def occlusion(points, normal, fx):
     )[:, 0]
 
 
-def render(scenes, cameras, size, *, device="cpu", far=16.0, shadow_size=256, smooth=True):
+def render(
+    scenes, cameras, size, *, device="cpu", far=16.0, shadow_size=256, reach=1.0, smooth=True
+):
     """Render every camera of every scene.
 
     scenes: list of S scenes. cameras: list of S lists of as many cameras each (n).
     Returns linear `image` (S, n, 3, H, W), `depth` (S, n, H, W) metres, `normal` (S, n, 3, H, W)
     in the camera frame, `gloss` (S, n, H, W) and `label` (S, n, H, W) int64, −1
-    where a ray leaves the scene (its depth is then `far`). `smooth`: antialiased silhouettes;
-    depth, normal and label are those of the pixel's centre in any case.
+    where a ray leaves the scene (its depth is then `far`). `reach`: scale of the ambient
+    occlusion. `smooth`: antialiased silhouettes; depth, normal and label are those of the pixel's
+    centre in any case. All scenes have a sky, or none.
     """
     device = torch.device(device)
     with torch.no_grad():
-        return _render(scenes, cameras, size, device, far, shadow_size, smooth)
+        return _render(scenes, cameras, size, device, far, shadow_size, reach, smooth)
 
 
-def _render(scenes, cameras, size, device, far, shadow_size, smooth):
+def _render(scenes, cameras, size, device, far, shadow_size, reach, smooth):
     height, width = size
     solids = stack_solids(scenes, device)
     n = len(cameras[0])
@@ -668,6 +742,7 @@ def _render(scenes, cameras, size, device, far, shadow_size, smooth):
         maps = cast(solids, light_views, (shadow_size,) * 2, far=far, shadow=True).depth.flatten()
     ambient = torch.tensor([[*s.ambient_up, *s.ambient_down] for s in scenes]).T.contiguous()
     ambient = ambient.to(device)
+    skies = _stack_skies(scenes, device)
 
     hits = cast(solids, views, size, far=far)
     view = torch.arange(n_views, device=device)[:, None, None].expand(n_views, height, width)
@@ -684,12 +759,21 @@ def _render(scenes, cameras, size, device, far, shadow_size, smooth):
         ]
     ).contiguous()  # (17, V)
 
-    def samples(view, px, py, solid, pair, depth):
-        """Flat samples → (surface, world point, world normal, ray direction)."""
+    def rays(view, px, py):
+        """Constants of the views, and rays in camera and in world coordinates."""
         c = _pick(constants, view)
         x, y = (px - c[2]) / c[0], (py - c[3]) / c[1]
         r = c[7:16]
         d = torch.stack([r[3 * i] * x + r[3 * i + 1] * y + r[3 * i + 2] for i in range(3)])
+        return c, r, x, y, d
+
+    def open_sky(view, px, py):
+        *_, d = rays(view, px, py)
+        return heaven(skies, _pick(constants, view)[16].long(), d * (d * d).sum(0).rsqrt())
+
+    def samples(view, px, py, solid, pair, depth):
+        """Flat samples → (surface, world point, world normal, ray direction)."""
+        c, r, x, y, d = rays(view, px, py)
         world = c[4:7] + depth * d
         s = surface(solids, hits, solid, pair, x, y, depth, world)
         k = s.normal
@@ -710,12 +794,20 @@ def _render(scenes, cameras, size, device, far, shadow_size, smooth):
     shape = (n_views, height, width)
     points = torch.stack([x * depth, y * depth, depth]).reshape(3, *shape).transpose(0, 1)
     normal_image = s.normal.reshape(3, *shape).transpose(0, 1)
-    ao = occlusion(points, normal_image, views.fx).flatten()
+    if skies is not None:  # the same everywhere, lest there be an edge
+        above = (solid < 0).reshape(shape)[:, None]
+        normal_image = torch.where(
+            above, normal_image.new_tensor([0, 0, -1])[:, None, None], normal_image
+        )
+    ao = occlusion(points, normal_image, views.fx, reach).flatten()
     scene = views.scene[flat_view] if len(scenes) > 1 else flat_view
     pixel = (1 / _pick(constants, flat_view)[0]).expand_as(depth)
-    args = (solids, ambient, lamps, maps, shadow_size)
+    args = (solids, ambient, lamps, maps, shadow_size, skies)
     colour = shade(*args, (scene, safe, s, world, normal, d, ao, pixel))
     colour = colour * (solid >= 0)
+    if skies is not None:
+        at = (solid < 0).nonzero()[:, 0]
+        colour[:, at] = open_sky(flat_view[at], px[at], py[at])
     image = colour.reshape(3, *shape)
     if smooth:
         image = image.clone()
@@ -730,6 +822,7 @@ def _render(scenes, cameras, size, device, far, shadow_size, smooth):
             ao.reshape(shape),
             pixel,
             constants,
+            open_sky if skies is not None else None,
         )
     label = solids.label[safe].masked_fill(solid < 0, -1).reshape(shape)
     group = (len(scenes), n)
@@ -745,9 +838,10 @@ def _render(scenes, cameras, size, device, far, shadow_size, smooth):
 _OFFSETS = ((-0.36, -0.14), (0.31, -0.28), (0.05, 0.4))  # beside the centre
 
 
-def _antialias(image, hits, solids, normal, samples, args, views, ao, pixel, constants):
+def _antialias(image, hits, solids, normal, samples, args, views, ao, pixel, constants, sky):
     """Replace silhouette pixels by the mean of four samples, three of them taken
-    against the solids at the pixel and beside it. `image`: (3, V, H, W), changed in place."""
+    against the solids at the pixel and beside it. `image`: (3, V, H, W), changed in place.
+    `sky`: (view, px, py) → colour, or None."""
     solid = hits.solid
     h, w = solid.shape[1:]
     bump = torch.zeros_like(solid, dtype=torch.bool)
@@ -795,14 +889,17 @@ def _antialias(image, hits, solids, normal, samples, args, views, ao, pixel, con
     best = torch.full_like(x, torch.inf)
     winner = own4.clone()
     base = torch.arange(len(x), device=at.device)
+    rounds = []
     for i, option in enumerate(options):
         todo = option.repeat(n)
         fresh = todo >= 0
         if i:
             fresh &= todo != own4
-        sel = base[fresh]
-        which = todo[sel]
-        t = _hit_samples(solids, hits, which, which + start4[sel], x[sel], y[sel])
+        rounds.append((base[fresh], todo[fresh]))
+    sel, which = (torch.cat(column) for column in zip(*rounds, strict=True))
+    met = _hit_samples(solids, hits, which, which + start4[sel], x[sel], y[sel])
+    met = met.split([len(sel) for sel, _ in rounds])
+    for (sel, which), t in zip(rounds, met, strict=True):
         better = t < best[sel]
         sel, t, which = sel[better], t[better], which[better]
         best[sel] = t
@@ -817,11 +914,17 @@ def _antialias(image, hits, solids, normal, samples, args, views, ao, pixel, con
     flat = image.reshape(3, -1)
     sums = torch.zeros(4, flat.shape[1], device=image.device)
     sums[:3, at], sums[3, at] = flat[:, at].clamp(max=1.5), 1
+    taken = [(ok, at4, colour)]
+    if sky is not None:  # missed by all, and one of them is the sky
+        beside = torch.stack(options).amin(0).repeat(n) < 0
+        ok = ((best == torch.inf) & beside).nonzero()[:, 0]
+        taken.append((ok, at.repeat(n)[ok], sky(v4[ok], px[ok], py[ok])))
     # Samples of one offset never share a pixel, so ordered sums are deterministic.
-    bounds = torch.searchsorted(ok, torch.arange(n + 1, device=ok.device) * len(at)).tolist()
-    for lo, hi in zip(bounds, bounds[1:], strict=False):
-        sums[:3, at4[lo:hi]] += colour[:, lo:hi].clamp(max=1.5)
-        sums[3, at4[lo:hi]] += 1
+    for ok, at4, colour in taken:
+        bounds = torch.searchsorted(ok, torch.arange(n + 1, device=ok.device) * len(at)).tolist()
+        for lo, hi in zip(bounds, bounds[1:], strict=False):
+            sums[:3, at4[lo:hi]] += colour[:, lo:hi].clamp(max=1.5)
+            sums[3, at4[lo:hi]] += 1
     flat[:, at] = sums[:3, at] / sums[3, at]
 
 

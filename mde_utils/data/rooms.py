@@ -6,21 +6,12 @@ camera is found that sees enough of it, and `render` takes the picture. Nothing 
 
 from __future__ import annotations
 
-import functools
 import itertools
 import math
-import multiprocessing
-import operator
-import os
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 
-import numpy as np
 import torch
 
-from .cache import CachedDataset
 from .furniture import (
     LABELS,
     WOODS,
@@ -69,19 +60,9 @@ from .furniture import (
     wardrobe,
     washstand,
 )
-from .kinect import intrinsics, intrinsics_matrix
-from .render import (
-    ROUND,
-    Camera,
-    Light,
-    Material,
-    Scene,
-    cast,
-    render,
-    stack_solids,
-    stack_views,
-)
-from .transforms import unknown
+from .kinect import intrinsics
+from .render import ROUND, Camera, Light, Material, Scene, cast, stack_solids, stack_views
+from .rendered import RenderedDataset, World, noise, pose, render_one
 
 RENDERER_VERSION = 3  # raise it when pictures change: caches are keyed by it
 
@@ -1186,20 +1167,6 @@ _EXTRAS_WET = ("stool", "basket", "bin", "plant", "chair", "bench", "bookshelf")
 _PREVIEW = (24, 32)
 
 
-def pose(position, heading, pitch, roll):
-    """A camera as held: heading in the horizontal plane, pitch up, roll clockwise; radians."""
-    ca, sa, cp, sp = math.cos(heading), math.sin(heading), math.cos(pitch), math.sin(pitch)
-    forward = (cp * ca, cp * sa, sp)
-    right = (sa, -ca, 0.0)
-    down = (ca * sp, sa * sp, -cp)
-    c, s = math.cos(roll), math.sin(roll)
-    right, down = (
-        tuple(c * r + s * q for r, q in zip(right, down, strict=True)),
-        tuple(c * q - s * r for r, q in zip(right, down, strict=True)),
-    )
-    return position, tuple(zip(right, down, forward, strict=True))
-
-
 def _candidate(room, d):
     w, dd = room.w, room.d
     m = 0.35
@@ -1331,58 +1298,7 @@ def make_rooms(split, indices, device="cpu") -> list[tuple[Room, tuple]]:
     return [b[1:] for b in best]
 
 
-# ------------------------------------------------------------------------------------- photograph
-
-_NOISE = 1 << 20
-
-
-@functools.lru_cache(maxsize=2)
-def _noise_table(device):
-    with torch.inference_mode(False):
-        return torch.randn(_NOISE, generator=torch.Generator().manual_seed(7)).to(device)
-
-
-def _noise(dice, shape, device):
-    """Standard normal noise, the same on every device."""
-    n = math.prod(shape)
-    table = _noise_table(str(device))
-    at = dice.int(0, _NOISE - 1)
-    while at + n > len(table):
-        table = torch.cat([table, table.flip(0)])
-    return table[at : at + n].reshape(shape)
-
-
-def _develop(linear, dice, clean):
-    """Linear RGB (n, 3, H, W), the views of one scene → sRGB-like [0, 1] as a cheap camera gives:
-    exposure and white balance (of the first view, for all), vignetting, softness, noise.
-    `clean` leaves out the last three, which belong to the camera and not to the scene."""
-    d = dice
-    luma = linear[0].mean(0)
-    # Exposed for the middle of the tones, in part (the camera's programme is not perfect).
-    gain = 0.34 * 2 ** d(-0.6, 0.55) / luma.clamp(min=1e-3).log().mean().exp()
-    warm, green = d(-0.09, 0.09), d(-0.03, 0.03)
-    balance = torch.tensor([1 + warm, 1 + green, 1 - warm], device=linear.device)
-    neutral = linear[0].mean((1, 2))
-    auto = (neutral.mean() / neutral.clamp(min=1e-4)) ** d(0.3, 0.9)
-    contrast = d(0.95, 1.25)
-    x = linear * (gain * balance * auto)[:, None, None]
-    x = 1 - torch.exp(x.clamp_(min=0) * -1.15)
-    x = x.clamp_(min=1e-5) ** (contrast / 2.2)
-    if clean:
-        return x
-    soft, strength = d(0.05, 0.35), d(0.0, 0.12)
-    sigma, chroma = d(0.003, 0.016), d(0.3, 0.8)
-    h, w = x.shape[-2:]
-    pad = torch.nn.functional.pad(x, (1, 1, 1, 1), mode="replicate")
-    row = pad[..., :, :-2] + pad[..., :, 2:] + 2 * pad[..., :, 1:-1]
-    blur = (row[..., :-2, :] + row[..., 2:, :] + 2 * row[..., 1:-1, :]) / 16
-    x = torch.lerp(x, blur, soft)
-    u = torch.linspace(-1, 1, w, device=x.device)
-    v = torch.linspace(-1, 1, h, device=x.device)
-    x = x * (1 - strength * (u[None] ** 2 + v[:, None] ** 2))
-    noise = _noise(d, x.shape, x.device)
-    grey = noise.mean(1, keepdim=True) * 1.7
-    return (x + torch.lerp(grey, noise, chroma) * (sigma * (1.4 - 0.9 * x))).clamp_(0, 1)
+# ------------------------------------------------------------------------------------------ depth
 
 
 def kinect(depth, dice, *, image, normal, gloss, focal):
@@ -1402,11 +1318,11 @@ def kinect(depth, dice, *, image, normal, gloss, focal):
     hole = rightmost < seen_at - 0.35
 
     # Patches of some pixels' size, not single ones.
-    patch = _noise(dice, (1, 1, -(-h // 4), -(-w // 4)), dev)
+    patch = noise(dice, (1, 1, -(-h // 4), -(-w // 4)), dev)
     patch = torch.nn.functional.interpolate(
         patch, size=(h, w), mode="bilinear", align_corners=False
     )[0, 0]
-    grain = _noise(dice, (h, w), dev)
+    grain = noise(dice, (h, w), dev)
     chance = 0.7 * patch + 0.5 * grain
     jump = torch.zeros_like(hole)
     for axis in (0, 1):
@@ -1434,57 +1350,38 @@ def kinect(depth, dice, *, image, normal, gloss, focal):
     return (351.3 / (1092.5 - k)).masked_fill(hole, 0.0)[None]
 
 
-SENSORS = ("kinect",)
+# --------------------------------------------------------------------------------------- data set
+
+FIELDS = ("image", "depth", "normal", "label")
 
 
-@contextmanager
-def _one_thread():
-    """Operations here are short: sharing each among threads costs more than it saves, and on a
-    busy machine twenty times as much."""
-    before = torch.get_num_threads()
-    if before > 1:
-        torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        if before > 1:
-            torch.set_num_threads(before)
+def _make(split, indices, device):
+    return [(room.scene, camera) for room, camera in make_rooms(split, indices, device)]
 
 
-def _photograph(split, indices, size, baseline, sensor, device, clean=False) -> list[dict]:
-    made = make_rooms(split, indices, device)
-    k = intrinsics(size)
-    cameras = []
-    for _, (position, rotation) in made:
-        cameras.append([Camera(position, rotation, k)])
-        if baseline is not None:
-            # Along the camera's own x axis, the first column.
-            right = tuple(p + baseline * r[0] for p, r in zip(position, rotation, strict=True))
-            cameras[-1].append(Camera(right, rotation, k))
-    out = render([room.scene for room, _ in made], cameras, size, device=device)
-    items = []
-    for i, index in enumerate(indices):
-        dice = Dice("photograph", split, index)
-        image = _develop(out["image"][i], dice, clean)
-        item = {
-            "image": image[0],
-            "depth": out["depth"][i, :1],
-            "normal": out["normal"][i, 0],
-            "label": out["label"][i, 0],
-        }
-        if baseline is not None:
-            item["right"] = image[1]
-        if sensor == "kinect":
-            item["depth"] = kinect(
-                item["depth"],
-                Dice("kinect", split, index),
-                image=image[0],
-                normal=item["normal"],
-                gloss=out["gloss"][i, 0],
-                focal=k[0],
-            )
-        items.append(item)
-    return items
+def _measure(item, view, split, index, sensor):
+    if sensor == "kinect":
+        item["depth"] = kinect(
+            item["depth"],
+            Dice("kinect", split, index),
+            image=item["image"],
+            normal=item["normal"],
+            gloss=view["gloss"],
+            focal=intrinsics(item["label"].shape)[0],
+        )
+    return item
+
+
+ROOMS = World(
+    "rooms",
+    RENDERER_VERSION,
+    _make,
+    intrinsics,
+    _measure,
+    lengths={"train": 4000, "val": 400, "test": 654},
+    fields=FIELDS,
+    sensors=("kinect",),
+)
 
 
 def render_room(
@@ -1509,38 +1406,11 @@ def render_room(
 
     Raises ValueError for arguments out of range.
     """
-    size, index = _check(split, size, baseline, sensor), operator.index(index)
-    with _one_thread():
-        item = _photograph(split, [index], size, baseline, sensor, device, clean)[0]
-    return item | {"intrinsics": intrinsics_matrix(size).to(item["depth"].device)}
+    options = {"baseline": baseline, "sensor": sensor, "device": device, "clean": clean}
+    return render_one(ROOMS, split, index, size=size, **options)
 
 
-# --------------------------------------------------------------------------------------- data set
-
-LENGTHS = {"train": 4000, "val": 400, "test": 654}
-FIELDS = ("image", "depth", "normal", "label")
-
-
-def _check(split, size, baseline, sensor):
-    """The size as two ints. Raises ValueError for what cannot be rendered."""
-    if split not in LENGTHS:
-        raise ValueError(unknown("split", split, LENGTHS))
-    if sensor is not None and sensor not in SENSORS:
-        raise ValueError(unknown("sensor", sensor, map(str, (*SENSORS, None))))
-    try:
-        height, width = (operator.index(n) for n in size)
-    except (TypeError, ValueError):
-        raise ValueError(f"size must be two whole numbers (H, W); got {size!r}.") from None
-    if min(height, width) < 16:
-        raise ValueError(f"size must be at least (16, 16); got {(height, width)}.")
-    if baseline is not None and not (
-        isinstance(baseline, (int, float)) and 0 < baseline < math.inf
-    ):
-        raise ValueError(f"baseline must be a positive number of metres or None; got {baseline!r}.")
-    return height, width
-
-
-class Rooms(CachedDataset):
+class Rooms(RenderedDataset):
     """Rendered rooms: nothing to download, exact depth. See `render_room`.
 
     split: "train", "val" or "test" (4000, 400 and 654 rooms; `limit` may ask for more: there is
@@ -1555,6 +1425,8 @@ class Rooms(CachedDataset):
     Raises ValueError for arguments out of range.
     """
 
+    world = ROOMS
+
     def __init__(
         self,
         split: str,
@@ -1568,140 +1440,15 @@ class Rooms(CachedDataset):
         baseline: float | None = None,
         sensor: str | None = None,
     ):
-        if root is not None:
-            raise ValueError(
-                f"rooms are rendered, not read: root must be None, got {str(root)!r}. "
-                'For data of your own use "nyu".'
-            )
-        self.split, self.size = split, _check(split, size, baseline, sensor)
-        self.baseline, self.sensor = baseline, sensor
-        wanted = [fields] if isinstance(fields, str) else list(fields)
-        for name in wanted:
-            if name not in FIELDS:
-                raise ValueError(unknown("field", name, FIELDS))
-        if absent := {"image", "depth"} - {*wanted}:
-            raise ValueError(f"fields must name image and depth; got no {', '.join(absent)}.")
-        if baseline is not None and augment is not None and isinstance(augment, str):
-            raise ValueError(
-                f"augment={augment!r} changes one view, and baseline={baseline} adds a second: "
-                "leave one of them out, or pass a function of your own."
-            )
-        length = LENGTHS[split]
-        if limit is not None:
-            if not isinstance(limit, int) or limit < 1:
-                raise ValueError(f"limit must be a whole number from 1 on; got {limit!r}.")
-            length = limit
-        h, w = self.size
-        shapes = {
-            "image": ("u1", (3, h, w)),
-            "depth": ("f4", (1, h, w)),
-            "normal": ("i1", (3, h, w)),
-            "label": ("u1", (h, w)),
-        }
-        stored = {name: shapes[name] for name in FIELDS if name in wanted}
-        if baseline is not None:
-            stored["right"] = ("u1", (3, h, w))
-        self._stored_fields = tuple(stored)
-        self._intrinsics = intrinsics_matrix(self.size)
         super().__init__(
-            key={
-                "dataset": "rooms",
-                "renderer": RENDERER_VERSION,
-                "split": split,
-                "size": [h, w],
-                "baseline": baseline,
-                "sensor": sensor,
-            },
-            fields=stored,
-            length=length,
-            cache=cache,
+            split,
+            root=root,
+            size=size,
+            limit=limit,
             augment=augment,
+            cache=cache,
+            fields=fields,
+            baseline=baseline,
+            sensor=sensor,
+            key={"sensor": sensor},
         )
-
-    def extras(self, index: int) -> dict:
-        item = {
-            "intrinsics": self._intrinsics.clone(),
-            "focal": float(self._intrinsics[0, 0]),
-            "name": f"rooms/{self.split}/{index:06d}",
-        }
-        if self.baseline is not None:
-            item["baseline"] = float(self.baseline)
-        return item
-
-    def produce(self, indices: list[int]) -> Iterator[dict[str, np.ndarray]]:
-        """Records in order: in batches on a GPU, else one room a thread."""
-        arguments = (self.size, self.baseline, self.sensor)
-        yield from produce(self.split, list(indices), *arguments, self._stored_fields)
-
-
-@_one_thread()
-def _records(split, indices, size, baseline, sensor, device, fields) -> list[dict]:
-    """Rooms as stored: bytes for image and label, normals in 127ths."""
-    out = []
-    for item in _photograph(split, indices, size, baseline, sensor, device):
-        record = {}
-        for name in fields:
-            x = item[name]
-            if name in ("image", "right"):
-                x = (x * 255).round_().to(torch.uint8)
-            elif name == "normal":
-                x = (x * 127).round_().to(torch.int8)
-            elif name == "label":
-                x = x.to(torch.uint8)
-            record[name] = x
-        out.append(record)
-    return [{name: x.cpu().numpy() for name, x in record.items()} for record in out]
-
-
-def _device():
-    """A GPU where there is one, but not in worker processes: CUDA does not survive a fork, and
-    the main process has it in use."""
-    worker = torch.utils.data.get_worker_info() or multiprocessing.parent_process()
-    return "cuda" if worker is None and torch.cuda.is_available() else "cpu"
-
-
-def _cores():
-    try:
-        return len(os.sched_getaffinity(0))
-    except AttributeError:  # not on every system
-        return os.cpu_count() or 1
-
-
-def produce(split, indices, size, baseline, sensor, fields, *, threads=None, device=None):
-    """Yield the records of `indices` in order.
-
-    On a CPU rooms are rendered one a thread: torch's operations leave Python's lock, and unlike
-    worker processes threads start at once and need nothing of the caller (no main guard).
-    """
-    device = device or _device()
-    if device != "cpu":
-        for start in range(0, len(indices), 16):
-            yield from _records(
-                split, indices[start : start + 16], size, baseline, sensor, device, fields
-            )
-        return
-    inside_worker = torch.utils.data.get_worker_info() is not None
-    threads = threads or (1 if inside_worker else min(_cores(), 8))
-    if threads == 1 or len(indices) < 2:
-        for index in indices:
-            yield from _records(split, [index], size, baseline, sensor, device, fields)
-        return
-    before = torch.get_num_threads()
-    pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
-    try:
-        waiting: deque = deque()
-        todo = iter(indices)
-        for index in itertools.islice(todo, 2 * threads):
-            waiting.append(
-                pool.submit(_records, split, [index], size, baseline, sensor, device, fields)
-            )
-        while waiting:
-            done = waiting.popleft().result()
-            for index in itertools.islice(todo, 1):
-                waiting.append(
-                    pool.submit(_records, split, [index], size, baseline, sensor, device, fields)
-                )
-            yield from done
-    finally:
-        pool.shutdown(cancel_futures=True)
-        torch.set_num_threads(before)  # the setting is shared with threads started later

@@ -336,11 +336,150 @@ def spines(g):
     return tone, torch.maximum(torch.maximum(gap, (v > tall).float()), 0.5 * label)
 
 
+# ---- outdoors
+
+
+def asphalt(g):
+    crack = (_noise(g, 1.5) - 0.5).abs()
+    fine = _noise(g, 0.15)
+    return (0.55 * fine + 0.45 * _noise(g, 1.5)).clamp(0, 1), 0.7 * (1 - crack * 90).clamp(0, 1)
+
+
+def leaves(g):
+    clump, fine = _noise(g, 1.1, low=6), _noise(g, 0.35, low=10)
+    light = 0.45 + 1.6 * (clump - 0.5) + 1.8 * (fine - 0.5)
+    return light.clamp(0, 1), _smooth(0.48, 0.28, 0.6 * clump + 0.4 * fine)
+
+
+def grass(g):
+    return (0.6 * _noise(g, 0.5) + 0.4 * _noise(g, 1.4)).clamp(0, 1), _smooth(
+        0.6, 0.8, _noise(g, 1.2)
+    ) * 0.5
+
+
+def _windows(g, cols, rows, wide, tall, panes=2, extra=None):
+    """Windows in a wall: m glass (curtains paler), d frames and sills. Row 0 is the bottom."""
+    u, v = _grid()
+    x, y = u * cols, v * rows
+    col, row = x.floor().long(), y.floor().long()
+    x, y = x - col, y - row
+    inside = _box(x, y, 0.5 - wide / 2, 0.5 + wide / 2, 0.3, 0.3 + tall)
+    edge = 0.045
+    pane = _box(x, y, 0.5 - wide / 2 + edge, 0.5 + wide / 2 - edge, 0.3 + edge, 0.3 + tall - edge)
+    s = (x - 0.5 + wide / 2) / wide * panes
+    pane = pane * ((s - s.round()).abs() * wide / panes > 0.02).float()
+    sill = _box(x, y, 0.5 - wide / 2 - 0.04, 0.5 + wide / 2 + 0.04, 0.25, 0.3)
+    tone = torch.rand(rows, cols, 2, generator=g)[row, col]
+    blind = (y > 0.3 + tall * (1 - 0.5 * tone[..., 1])) & (tone[..., 0] > 0.55)
+    glass = pane * (0.8 + 0.2 * (y - 0.3) / tall - 0.45 * blind)
+    wall = 0.12 * _noise(g, 1.3)
+    frame = torch.maximum((inside - pane).clamp(min=0), sill)
+    if extra is not None:
+        frame = torch.maximum(frame, extra(x, y))
+    return torch.where(pane > 0, glass, wall), frame
+
+
+def windows(g):
+    return _windows(g, 4, 4, 0.44, 0.52)
+
+
+def windows_wide(g):
+    return _windows(g, 3, 4, 0.66, 0.48, panes=3)
+
+
+def windows_shutters(g):
+    return _windows(
+        g,
+        4,
+        4,
+        0.34,
+        0.52,
+        extra=lambda x, y: _box((x - 0.5).abs(), y, 0.19, 0.34, 0.29, 0.83) * 0.85,
+    )
+
+
+def windows_office(g):
+    return _windows(g, 4, 4, 0.93, 0.58, panes=2)
+
+
+def balconies(g):
+    return _windows(g, 3, 4, 0.6, 0.55, extra=lambda x, y: _box(x, y, 0.1, 0.9, 0.12, 0.4) * 0.7)
+
+
+def shop(g):
+    """A shop's front: two panes and a door under a sign."""
+    u, v = _grid()
+    glass = _box(u, v, 0.04, 0.40, 0.14, 0.70) + _box(u, v, 0.60, 0.96, 0.14, 0.70)
+    door = _box(u, v, 0.43, 0.57, 0.02, 0.70)
+    goods = 0.45 * _smooth(0.55, 0.75, _noise(g, 0.9)) * (v < 0.5)
+    sign = _box(u, v, 0.03, 0.97, 0.76, 0.92)
+    letter = torch.rand(40, generator=g)[(u * 40).long()] > 0.4
+    text = letter * _box(u, v, 0.25, 0.75, 0.80, 0.88)
+    m = glass * (0.95 - goods) + door * 0.9
+    return m.clamp(0, 1), (sign * (1 - 0.9 * text)).clamp(0, 1)
+
+
+def ground_floor(g):
+    """A door with steps between two windows."""
+    u, v = _grid()
+    door = _box(u, v, 0.42, 0.58, 0.0, 0.72)
+    leaf_ = _box(u, v, 0.435, 0.565, 0.02, 0.56) + _box(u, v, 0.435, 0.565, 0.59, 0.70)
+    holes = _box((u - 0.5).abs(), v, 0.17, 0.40, 0.33, 0.80)
+    pane = _box((u - 0.5).abs(), v, 0.185, 0.28, 0.36, 0.77)
+    pane = pane + _box((u - 0.5).abs(), v, 0.29, 0.385, 0.36, 0.77)
+    wall = 0.12 * _noise(g, 1.3)
+    m = torch.where(pane > 0, 0.9 - 0.2 * v, torch.where(leaf_ > 0, torch.tensor(0.75), wall))
+    return m, (door + holes - pane - leaf_).clamp(0, 1)
+
+
+def roof_tiles(g):
+    tone, gap, fu, fv = _cells(g, 16, 12, offset=0.5, gap=0.008)
+    return (0.35 * tone + 0.4 * fv + 0.35 * _noise(g, 1.2)).clamp(0, 1), 0.8 * gap
+
+
+def boards(g):
+    u, v = _grid()
+    n = 16
+    tone = torch.rand(n, generator=g)[(u * n).long()]
+    f = (u * n) % 1
+    return (0.6 * tone + 0.4 * _noise(g, 1.0, stretch=8).T).clamp(0, 1), (f < 0.12).float()
+
+
+def wheel(g):
+    """Covers a disc once: tyre (first colour), rim, spokes."""
+    u, v = _grid()
+    x, y = u - 0.5, v - 0.5
+    r, a = (x * x + y * y).sqrt(), torch.atan2(y, x)
+    rim = 1 - _smooth(0.33, 0.35, r)
+    hole = (torch.sin(5 * a) > -0.1) * _box(r, r, 0.1, 0.29, 0.1, 0.29)
+    return rim, 0.9 * hole
+
+
+def ring_sign(g):
+    """Covers a disc once: a ring around a field with a mark."""
+    u, v = _grid()
+    r = ((u - 0.5) ** 2 + (v - 0.5) ** 2).sqrt()
+    mark = _box(u, v, 0.34, 0.46, 0.32, 0.68) + _box(u, v, 0.54, 0.66, 0.32, 0.68)
+    return _smooth(0.36, 0.38, r), mark * 0.95
+
+
+def arrow_sign(g):
+    u, v = _grid()
+    shaft = _box((u - 0.5).abs(), v, -1, 0.06, 0.2, 0.6)
+    head = ((u - 0.5).abs() < 0.9 * (0.82 - v) * 0.6) & (v > 0.55)
+    return torch.zeros(SIZE, SIZE), torch.maximum(shaft, head.float())
+
+
+def bark(g):
+    return _noise(g, 1.0, stretch=10).T, _smooth(0.6, 0.8, _noise(g, 0.8, stretch=8).T) * 0.7
+
+
 _MAKERS = (
     plain, plaster, wood, planks, parquet, tile, tile_check, mosaic, subway, brick, weave, carpet,
     marble, speckle, stripes, damask, plaid, dots, rug, rug_bands, landscape, abstract, mondrian,
     portrait, letters, outside_trees, outside_houses, screen, panels, slats, brushed, leaf, keys,
-    spines,
+    spines, asphalt, leaves, grass, windows, windows_wide, windows_shutters, windows_office,
+    balconies, shop, ground_floor, roof_tiles, boards, wheel, ring_sign, arrow_sign, bark,
 )  # fmt: skip
 TEXTURES = tuple(f.__name__ for f in _MAKERS)
 TEXELS = sum((SIZE >> i) ** 2 for i in range(LEVELS))

@@ -8,7 +8,8 @@ tensor, because torchvision's default for masks is off by up to half a pixel.
 
 An image-plane map T (3, 3) goes with a map M (3, 3) of the camera frame: `intrinsics` become
 T K M⁻¹ and `normal` becomes M n, so that what a pixel sees stays the same point, seen by the new
-camera. z-depth is untouched by every M used here.
+camera. z-depth is untouched by every M used here. `frame`, where in the full frame the item lies,
+moves along; a rotated item has none.
 """
 
 from __future__ import annotations
@@ -72,9 +73,7 @@ def meter_augment(
         top, left = _integer(0, h - ch), _integer(0, w - cw)
         item = _window(item, top, left, ch, cw, size=(h, w))
     if _happens(shift):
-        gamma, brightness, *gains = (0.9 + 0.2 * torch.rand(5)).tolist()
-        gains = brightness * torch.tensor(gains).view(3, 1, 1)
-        item["image"] = (item["image"].pow(gamma) * gains).clamp(0, 1)
+        item["image"] = _relight(item["image"])
         metres = _integer(-10, 10) / 100
         for name in {"depth", "sparse_depth"} & item.keys():
             depth = item[name]
@@ -124,10 +123,139 @@ def mff_crop(item: dict, *, crop: float = 0.95) -> dict:
     return _window(item, (h - ch) // 2, (w - cw) // 2, ch, cw)
 
 
+def bts_augment(
+    item: dict,
+    *,
+    degrees: float = 2.5,
+    mirror: float = 0.5,
+    relight: float = 0.5,
+    brightness: float = 0.25,
+) -> dict:
+    """BTS's recipe for NYU (Lee et al., arXiv 1907.10326, section 4.1, with released constants):
+    without the border, rotate, crop, mirror, relight.
+
+    degrees: rotation by U(-degrees, degrees), always drawn; bilinear for the image, nearest for
+        depth, 0 (no measurement) in the corners that it fills.
+    mirror, relight: probabilities. Relighting is gamma and a gain per channel, each U(.9, 1.1), and
+        brightness by U(1 - brightness, 1 + brightness).
+
+    Of 480x640, rows 45:472 and columns 43:608 are kept, and of these a random 416x544. Of images
+    of another size the same parts, the crop rounded down to multiples of 32, which BTS takes.
+
+    Raises ValueError for an item with a `right` view (see `_check`), or too small for a crop.
+    """
+    item = _check(item, "bts")
+    h, w = item["image"].shape[-2:]
+    top, left, bottom, right = (round(n * s / of) for n, s, of in zip(
+        (45, 43, 472, 608), (h, w, h, w), (480, 640, 480, 640), strict=True
+    ))  # fmt: skip
+    crop = _multiples_of_32("bts", h, w, crop=(416, 544), of=(480, 640))
+    item = _window(item, top, left, bottom - top, right - left)
+    return _bts(item, crop, degrees, mirror, relight, brightness)
+
+
+def bts_kitti_augment(
+    item: dict,
+    *,
+    degrees: float = 1.0,
+    mirror: float = 0.5,
+    relight: float = 0.5,
+    brightness: float = 0.1,
+) -> dict:
+    """BTS's recipe for KITTI: as `bts_augment`, with these numbers, without a border, and a random
+    352x704 of the benchmark's window of 352x1216 (at other sizes in proportion, as there)."""
+    item = _check(item, "bts_kitti")
+    h, w = item["image"].shape[-2:]
+    crop = _multiples_of_32("bts_kitti", h, w, crop=(352, 704), of=(352, 1216))
+    return _bts(item, crop, degrees, mirror, relight, brightness)
+
+
+def _bts(item, crop, degrees, mirror, relight, brightness) -> dict:
+    item = _rotate(item, (2 * torch.rand(()).item() - 1) * degrees)
+    h, w = item["image"].shape[-2:]
+    item = _window(item, _integer(0, h - crop[0]), _integer(0, w - crop[1]), *crop)
+    if _happens(mirror):
+        item = _mirror(item)
+    if _happens(relight):
+        item["image"] = _relight(item["image"], brightness=brightness)
+    return item
+
+
+def _multiples_of_32(name: str, h: int, w: int, *, crop, of) -> tuple[int, int]:
+    """The part `crop` / `of` of h x w, rounded down to multiples of 32."""
+    sides = tuple(side * c // o // 32 * 32 for side, c, o in zip((h, w), crop, of, strict=True))
+    if not min(sides):
+        least = "x".join(str(-(-32 * o // c)) for c, o in zip(crop, of, strict=True))
+        raise ValueError(
+            f"Augmentation {name!r} crops images to multiples of 32, and of {h}x{w} no 32x32 "
+            f"would be left. Give images of at least {least}."
+        )
+    return sides
+
+
+def cspn_augment(
+    item: dict,
+    *,
+    mirror: float = 0.5,
+    degrees: float = 5.0,
+    zoom: float = 1.5,
+    jitter: float = 0.4,
+) -> dict:
+    """CSPN's recipe (Cheng et al., ECCV 2018): enlarge, rotate, crop the centre, mirror, colour.
+
+    mirror: probability. degrees: rotation by U(-degrees, degrees), always drawn.
+    zoom: the scale s is U(1, zoom), and depth is divided by it: what is s times as large is taken
+        to be s times as near. Intrinsics follow the pixels, so that points in space shrink by s.
+    jitter: brightness, contrast and saturation by U(1 - jitter, 1 + jitter), in random order.
+
+    The image keeps its size: of it the centre, 1 / s of the sides, is shown. (The original resizes
+    to 240 s and crops 228x304.) Resampling is that of all augmentations here; the original's is
+    bilinear for depth too, so that holes bleed into what surrounds them. Sparse samples belong on
+    top of this, as `SparseSamples` draws them.
+
+    Raises ValueError for an item with a `right` view (see `_check`).
+    """
+    item = _check(item, "cspn")
+    h, w = item["image"].shape[-2:]
+    item = _rotate(item, (2 * torch.rand(()).item() - 1) * degrees)
+    s = 1 + (zoom - 1) * torch.rand(()).item()
+    ch, cw = max(1, round(h / s)), max(1, round(w / s))
+    item = _window(item, (h - ch) // 2, (w - cw) // 2, ch, cw, size=(h, w))
+    for name in {"depth", "sparse_depth"} & item.keys():
+        item[name] = item[name] / math.sqrt(h * w / (ch * cw))  # s in whole pixels
+    if _happens(mirror):
+        item = _mirror(item)
+    item["image"] = v2.ColorJitter(jitter, jitter, jitter)(item["image"]).clamp(0, 1)
+    return item
+
+
+def sparse_samples(
+    depth: torch.Tensor, num_samples: int, *, generator: torch.Generator | None = None
+) -> torch.Tensor:
+    """About `num_samples` pixels of a depth map, 0 elsewhere (CSPN, ECCV 2018).
+
+    Each pixel is kept with the probability num_samples / (H W), whether it has a depth or not. So
+    their number varies, and holes (0, negative, not finite) stay 0: where a part of the map has no
+    depth, that part of the samples is missing.
+
+    depth: (…, H, W) in metres. generator: None is torch's own.
+
+    Raises ValueError for more samples than pixels.
+    """
+    h, w = depth.shape[-2:]
+    if not 0 <= num_samples <= h * w:
+        raise ValueError(f"{num_samples} samples of {h}x{w} = {h * w} pixels: give 0 to {h * w}.")
+    kept = torch.rand(depth.shape, generator=generator) * (h * w) < num_samples
+    return torch.where(kept.to(depth.device) & (depth > 0) & depth.isfinite(), depth, 0.0)
+
+
 AUGMENTATIONS: dict[str, Callable[[dict], dict]] = {
     "meter": meter_augment,
     "mff": mff_augment,
     "mff_crop": mff_crop,
+    "bts": bts_augment,
+    "bts_kitti": bts_kitti_augment,
+    "cspn": cspn_augment,
 }
 
 
@@ -176,6 +304,14 @@ def _integer(low: int, high: int) -> int:
     return int(torch.randint(low, high + 1, ()))
 
 
+def _relight(image: torch.Tensor, *, brightness: float = 0.1) -> torch.Tensor:
+    """Gamma and a gain per channel, each U(.9, 1.1), and brightness by U(1 ± brightness)."""
+    draw = torch.rand(5)
+    gamma, _, *gains = (0.9 + 0.2 * draw).tolist()
+    gain = ((1 - brightness) + 2 * brightness * draw[1]).item()
+    return (image.pow(gamma) * (gain * torch.tensor(gains).view(3, 1, 1))).clamp(0, 1)
+
+
 def _apply(item: dict, function: Callable, t: torch.Tensor, m: torch.Tensor | None = None) -> dict:
     """`function(tensor (C, H, W), interpolation)` on every map, T and M on camera and normals."""
     out = dict(item)
@@ -193,6 +329,18 @@ def _apply(item: dict, function: Callable, t: torch.Tensor, m: torch.Tensor | No
         out["intrinsics"] = (t @ k.double() @ torch.linalg.inv(m)).to(k.dtype)
     if "focal" in out:
         out["focal"] = out["focal"] * t[:2, :2].det().abs().sqrt().item()
+    if "frame" in out:
+        top, left, height, width = out["frame"].tolist()
+        # The full frame's corners; pixels end half a pixel from their centres.
+        corners = [[-left, width - left], [-top, height - top]]
+        corners = torch.tensor(corners, dtype=torch.float64) - 0.5
+        if t[0, 1] or t[1, 0]:
+            del out["frame"]  # turned, it is no rectangle any more
+        else:
+            corners = (t[:2, :2] @ corners + t[:2, 2:] + 0.5).sort(1).values
+            (left, right), (top, bottom) = corners.tolist()
+            frame = [-top, -left, bottom - top, right - left]
+            out["frame"] = torch.tensor(frame, dtype=out["frame"].dtype)
     return out
 
 

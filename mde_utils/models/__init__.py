@@ -11,14 +11,21 @@ from pathlib import Path
 
 from ..checkpoints import Published, fetch, load_weights
 from .base import DepthModel
+from .bts import BTS
+from .cspn import CSPN
+from .epcdepth import EPCDepth
 from .meter import METER, SIZES
-from .mff import MFF, PUBLISHED_BACKBONES
+from .mff import MFF
 
 __all__ = ["MODELS", "DepthModel", "build_model", "shipped_weights"]
 
-#: By name. `build_model` takes `mff_<timm name>` beside these.
+#: Networks over any backbone, `<family>_<timm name>`; `backbones` are the publication's.
+FAMILIES = {"mff": MFF, "bts": BTS, "cspn": CSPN, "epcdepth": EPCDepth}
+#: By name. `build_model` takes `<family>_<timm name>` beside these.
 MODELS: dict[str, Callable[..., DepthModel]] = {name: partial(METER, name) for name in SIZES} | {
-    name: partial(MFF, name) for name in (f"mff_{backbone}" for backbone in PUBLISHED_BACKBONES)
+    name: partial(network, name)
+    for family, network in FAMILIES.items()
+    for name in (f"{family}_{backbone}" for backbone in network.backbones)
 }
 
 METER_REPOSITORY = "https://raw.githubusercontent.com/lorenzopapa5/METER/HEAD/models"
@@ -45,13 +52,15 @@ def build_model(
     """Make a network, and fill it.
 
     Args:
-        name: a key of `MODELS`, or `mff_<timm name>` for MFF over any backbone that timm offers
-            with maps at 1/4, 1/8, 1/16 and 1/32 (`mff_resnet18`, `mff_resnet18.a1_in1k`).
+        name: a key of `MODELS`, or `<family>_<timm name>` (a key of `FAMILIES`) for a network over
+            another backbone of timm's, which must give maps of the publication's sizes
+            (`mff_resnet18`, `mff_resnet18.a1_in1k`, `bts_mobilenetv3_small_100`).
         weights: None (random), `"imagenet"` (the backbone's, through timm), `"published"` (the
             authors', downloaded once and checked), `"rooms"` (shipped with the suite), or a path
             or URL of a checkpoint.
         variant: which shipped weights, with `weights="rooms"`; `"baseline"` by default.
-        options: of the network; METER: `dataset="nyu" | "kitti"`, the convention of its weights.
+        options: of the network; METER, BTS: `dataset="nyu" | "kitti"`, the convention of its
+            weights; the others are those of the class.
 
     Raises:
         TypeError: unknown option.
@@ -60,13 +69,15 @@ def build_model(
         FileNotFoundError: no such file; offline and not downloaded yet.
     """
     make = MODELS.get(name)
-    if make is None and str(name).startswith("mff_"):
-        make = partial(MFF, name)  # which names near matches itself
+    family = str(name).partition("_")[0]
+    if make is None and family in FAMILIES and str(name) != family:
+        make = partial(FAMILIES[family], name)  # which names near matches itself
     if make is None:
         near = difflib.get_close_matches(str(name), MODELS, n=1)
         hint = f" Did you mean {near[0]!r}?" if near else ""
         raise ValueError(
-            f"Unknown model {name!r}. Known models: {', '.join(MODELS)}, mff_<timm name>.{hint}"
+            f"Unknown model {name!r}. Known models: "
+            f"{', '.join([*MODELS, *(f'{family}_<timm name>' for family in FAMILIES)])}.{hint}"
         )
     known = [key for key in inspect.signature(make).parameters if key != "name"]
     for key in options:

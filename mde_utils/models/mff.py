@@ -5,17 +5,14 @@ Written from the paper and the shapes of the published weights; attribute names 
 
 from __future__ import annotations
 
-import difflib
 import functools
-import http.client
 from collections.abc import Sequence
 
-import timm
 import torch
 import torch.nn.functional as F
-from timm.layers import Format
 from torch import Tensor, nn
 
+from .backbones import input_statistics, timm_features, timm_model
 from .base import DepthModel
 
 STRIDES = (4, 8, 16, 32)
@@ -80,81 +77,22 @@ def make_encoder(
 ) -> tuple[nn.Module, list[int], dict]:
     """timm's `backbone` as a module that gives maps at 1/4, 1/8, 1/16 and 1/32.
 
-    Args:
-        backbone: a timm name, with or without the tag of its weights (`resnet50.tv_in1k`).
-        name: of the network, for messages.
-
     Returns:
         the module, the channels of its four maps, and timm's description of its weights.
 
     Raises:
-        ValueError: timm has no such backbone or weights, or it does not give these maps.
-        FileNotFoundError: the ImageNet weights are not in the cache and cannot be downloaded.
+        ValueError, FileNotFoundError: as `timm_features`.
     """
     arch = backbone.split(".")[0]
-    if not timm.is_model(arch):
-        near = difflib.get_close_matches(arch, timm.list_models(), n=5)
-        raise ValueError(
-            f"timm {timm.__version__} has no backbone {arch!r}, which {name!r} asks for. "
-            + (f"Near: {', '.join(f'mff_{n}' for n in near)}. " if near else "")
-            + "Names are mff_<timm name>, as timm.list_models() gives them."
-        )
-    tags = timm.list_pretrained(f"{arch}.*")
-    if backbone != arch and backbone not in tags:
-        raise ValueError(
-            f"timm {timm.__version__} has no weights {backbone!r}, which {name!r} asks for. "
-            f"Known: {', '.join(tags) or 'none'}; or mff_{arch} without a tag."
-        )
-    if pretrained and not tags:
-        raise ValueError(f"timm has no ImageNet weights of {arch!r}: use weights=None or a path.")
     if arch == "legacy_senet154":
-        net = _timm(backbone, pretrained)
+        net = timm_model(backbone, name=name, pretrained=pretrained)
         return SENet(net), [256, 512, 1024, 2048], net.pretrained_cfg
     if arch.startswith("densenet"):
-        net = _timm(backbone, pretrained)
+        net = timm_model(backbone, name=name, pretrained=pretrained)
         layers = dict(net.features.named_children())
         channels = [t.conv.out_channels for key, t in layers.items() if "transition" in key]
         return DenseNet(net), [*channels, net.num_features], net.pretrained_cfg
-    with torch.device("meta"):
-        probe = timm.create_model(backbone, features_only=True)
-    info, layout = probe.feature_info, getattr(probe, "output_fmt", Format.NCHW)
-    reduction, channels = info.reduction(), info.channels()
-    missing = [stride for stride in STRIDES if stride not in reduction]
-    if missing:
-        raise ValueError(
-            f"{name!r}: MFF fuses maps at strides 4, 8, 16 and 32, but {arch} has "
-            f"{', '.join(map(str, reduction))}. Use a backbone with these four stages, for "
-            "example mff_resnet18 or mff_mobilenetv3_small_100."
-        )
-    cfg = timm.get_pretrained_cfg(backbone)
-    cfg = cfg.to_dict() if cfg else {}
-    if cfg.get("fixed_input_size"):
-        height, width = cfg["input_size"][1:]
-        raise ValueError(
-            f"{name!r}: {arch} takes images of {height}x{width} only. Use a backbone that takes "
-            "any size, for example mff_resnet18."
-        )
-    if layout != Format.NCHW:
-        raise ValueError(
-            f"{name!r}: {arch} gives maps as {layout.value}, not NCHW. Use another backbone, for "
-            "example mff_resnet18."
-        )
-    last = {stride: i for i, stride in enumerate(reduction)}  # the last map of each stride
-    places = [last[stride] for stride in STRIDES]
-    indices = [info.out_indices[i] for i in places]  # timm's own numbers need not start at 0
-    net = _timm(backbone, pretrained, features_only=True, out_indices=indices)
-    return net, [channels[i] for i in places], cfg
-
-
-def _timm(backbone: str, pretrained: bool, **options) -> nn.Module:
-    try:
-        return timm.create_model(backbone, pretrained=pretrained, **options)
-    except (OSError, http.client.HTTPException) as error:
-        raise FileNotFoundError(
-            f"Could not get the ImageNet weights {backbone} ({type(error).__name__}: {error}). "
-            "Without network: use weights=None (random) or a checkpoint's path, or put timm's "
-            "file into its cache (HF_HOME, TORCH_HOME), for example from an attached data set."
-        ) from None
+    return timm_features(backbone, STRIDES, name=name, pretrained=pretrained)
 
 
 # ---------------------------------------------------------------------------- decoder
@@ -279,14 +217,14 @@ class MFF(DepthModel):
             `mff_<timm name>` for any backbone with maps at 1/4, 1/8, 1/16 and 1/32.
     """
 
+    backbones = PUBLISHED_BACKBONES
     taps = {"D": "D.up4", "MFF": "MFF", "Rconv0": "R.relu0", "Rconv1": "R.relu1"}
 
     def __init__(self, name: str = "mff_resnet50"):
         given = name.removeprefix("mff_")
         backbone = PUBLISHED_BACKBONES.get(given, given)
         encoder, channels, cfg = make_encoder(backbone, name=name)
-        norm = {key: tuple(cfg[key]) for key in ("mean", "std") if key in cfg}
-        super().__init__(name, self.taps, **norm)
+        super().__init__(name, self.taps, **input_statistics(cfg))
         self.backbone = backbone
         if isinstance(encoder, DenseNet):
             self.renamed_keys = DENSENET_DOTS

@@ -1,0 +1,158 @@
+"""Depth hints for the pairs of any data set, computed once."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import operator
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from ..stereo import (
+    BLOCKS,
+    MATCHING,
+    RANGES,
+    RANGES_WIDTH,
+    check_pair,
+    disparity_to_hint,
+    matched_disparity,
+)
+from .cache import Batch, CachedDataset
+from .reading import in_threads
+from .transforms import resolve_augmentation
+
+HINTS_VERSION = 1  # raise it when hints change
+
+
+class WithHints(Dataset):
+    """A data set of pairs whose items get `hint` (1, H, W): `depth_hints` in metres, 0 = none.
+
+    The hints of all items are computed before anything else, an item a thread, and kept as any
+    cache is: a run that was stopped goes on where it was, processes share the work. They take two
+    bytes a pixel.
+
+    Args:
+        dataset: items of one size with `image`, `right`, `focal` and `baseline`, the same at every
+            access, so without augmentation; a plain list too.
+        cache: False computes the hint of an item at each access.
+        augment: as `load_dataset`'s, of items with their hint.
+
+    Any other attribute is the data set's (`name`, `depth_range`, …).
+
+    Raises:
+        ValueError: items that are no pairs (see `check_pair`, made of the first item) or lack
+            their calibration; a data set with an augmentation.
+    """
+
+    def __init__(
+        self,
+        dataset,
+        *,
+        cache: bool = True,
+        augment: str | Callable[[dict], dict] | None = None,
+    ):
+        if getattr(dataset, "augment", None) is not None:
+            raise ValueError(
+                "Hints are computed once, from pairs without augmentation. Load the data set with "
+                "augment=None and give the augmentation to WithHints(…, augment=…)."
+            )
+        self.augment = resolve_augmentation(augment)
+        self.dataset = dataset
+        first = dataset[0]
+        if lacking := {"image", "right", "focal", "baseline"} - first.keys():
+            raise ValueError(
+                f"Depth hints need pairs with their calibration; {first.get('name', 'item 0')} has "
+                f"no {', '.join(sorted(lacking))}, only {', '.join(first)}. Load 'rooms' or "
+                "'streets' with baseline=0.54, 'kitti' with right=True."
+            )
+        check_pair(
+            first["image"],
+            first["right"],
+            focal=first["focal"],
+            baseline=first["baseline"],
+            name=str(first.get("name", "item 0")),
+        )
+        self._hints = _Disparities(dataset, tuple(first["image"].shape[-2:]), cache)
+
+    def __getattr__(self, name: str):
+        if name.startswith("__") or name == "dataset":  # asked for before __init__, by pickle
+            raise AttributeError(name)
+        return getattr(self.dataset, name)
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index) -> dict:
+        return self.__getitems__([index])[0]
+
+    def __getitems__(self, indices) -> list[dict]:
+        indices = [operator.index(index) for index in indices]
+        fetch = getattr(self.dataset, "__getitems__", None)
+        items = fetch(indices) if fetch else [self.dataset[index] for index in indices]
+        found = self._hints.__getitems__(indices)
+        hints = [
+            disparity_to_hint(
+                stored["disparity"], focal=float(item["focal"]), baseline=float(item["baseline"])
+            )
+            for item, stored in zip(items, found, strict=True)
+        ]
+        whole = getattr(items, "stacked", None)
+        if whole is not None:
+            whole = {**whole, "hint": torch.stack(hints)}
+            hints = whole["hint"].unbind()
+        batch = Batch({**item, "hint": hint} for item, hint in zip(items, hints, strict=True))
+        if self.augment is not None:
+            return [self.augment(item) for item in batch]
+        batch.stacked = whole
+        return batch
+
+
+class _Disparities(CachedDataset):
+    """The disparity behind each hint, int16 in sixteenths of a pixel, -1 = none: exact, and half
+    the size of depth."""
+
+    def __init__(self, dataset, size: tuple[int, int], cache: bool):
+        self._pairs = dataset
+        super().__init__(
+            key={
+                "dataset": "hints",
+                "version": HINTS_VERSION,
+                "of": _identity(dataset) if cache else "",
+                "matching": MATCHING | {"blocks": BLOCKS, "ranges": RANGES, "at": RANGES_WIDTH},
+            },
+            fields={"disparity": ("i2", (1, *size))},
+            length=len(dataset),
+            cache=cache,
+        )
+
+    def produce(self, indices: list[int]) -> Iterator[dict[str, np.ndarray]]:
+        yield from in_threads(self._record_of, indices)
+
+    def _record_of(self, index: int) -> dict[str, np.ndarray]:
+        item = self._pairs[index]
+        baseline = float(item["baseline"])
+        if not 0 < abs(baseline) < math.inf or not 0 < float(item["focal"]) < math.inf:
+            raise ValueError(
+                f"{item.get('name', f'item {index}')} has baseline {baseline:g} and focal "
+                f"{float(item['focal']):g}; both must be finite, the first not 0, the second "
+                "above 0."
+            )
+        found = matched_disparity(item["image"], item["right"], reverse=baseline < 0)
+        return {"disparity": found.numpy()}
+
+
+def _identity(dataset) -> str:
+    """What the pairs are: the cache that holds them, else their pixels and baselines."""
+    folder = getattr(dataset, "cache_folder", None)
+    if folder is not None:
+        return folder.name
+    digest = hashlib.sha256()
+    for index in range(len(dataset)):
+        item = dataset[index]
+        for name in ("image", "right"):
+            digest.update(np.ascontiguousarray(item[name].cpu()).tobytes())
+        digest.update(repr(float(item["baseline"]) > 0).encode())
+    return digest.hexdigest()

@@ -1,0 +1,458 @@
+"""Two cameras side by side: from one's picture to the other's, and depth from their pictures.
+
+The second camera of a pair stands `baseline` metres to the right of the first along its x axis,
+negative = to the left, both looking the same way; so a point at (x, y) and depth Z in the first
+is at (x - focal · baseline / Z, y) in the second. Pixel centres lie at whole numbers. Grey pictures
+are RGB with three equal channels: every function here takes them as it takes colour.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+SSIM_WEIGHT = 0.85
+C1, C2 = 0.01**2, 0.03**2  # SSIM's constants for a range of 1
+
+# Depth hints: every block size with every search range, the ranges at the publication's width.
+BLOCKS = (1, 2, 3)
+RANGES, RANGES_WIDTH = (64, 96, 128, 160), 1024
+MATCHING = {
+    "P1": 36,
+    "P2": 288,
+    "preFilterCap": 63,
+    "uniquenessRatio": 10,
+    "speckleWindowSize": 100,
+    "speckleRange": 16,
+}
+SUBPIXEL = 16  # OpenCV's disparities count sixteenths of a pixel
+NO_MATCH = -1
+
+GRAFT_RATIOS = (0.0, 0.2, 0.4, 0.6, 0.8)
+SAME_CAMERA = 0.05  # how far focal length and baseline of grafted items may differ, as a share
+
+FEW_MATCHES = 12
+ROW_TOLERANCE = 1.0  # pixels
+
+
+# ---- geometry -----------------------------------------------------------------------------
+
+
+def stereo_transform(baseline: Tensor) -> Tensor:
+    """(b,) baselines -> (b, 4, 4), coordinates of the first camera to the second's."""
+    out = torch.eye(4, dtype=baseline.dtype, device=baseline.device).repeat(len(baseline), 1, 1)
+    out[:, 0, 3] = -baseline
+    return out
+
+
+def warp(
+    other: Tensor, depth: Tensor, intrinsics: Tensor, transform: Tensor
+) -> tuple[Tensor, Tensor]:
+    """What a camera would see if the surface at `depth` had the colours of another's picture.
+
+    Every pixel (u, v) is sampled bilinearly where K T (depth · K⁻¹ (u, v, 1)) falls in `other`, or
+    at the nearest pixel of its border where that is outside. Where depth is 0, negative or not
+    finite the colour means nothing.
+
+    Args:
+        other: (b, c, h, w) the other camera's picture.
+        depth: (b, 1, h, w) of this camera, in the unit of `transform`.
+        intrinsics: (b, 3, 3) K in pixels, of both cameras.
+        transform: (b, 4, 4) T, this camera's coordinates to the other's.
+
+    Returns:
+        (b, c, h, w) the picture, differentiable in `other` and `depth`, float32 (float64 for
+        float64 depth); and (b, 1, h, w) bool: where it was taken from inside `other`.
+
+    Raises:
+        ValueError: shapes that do not belong together.
+    """
+    b, _, h, w = _four(other, "other")
+    for what, given, wanted in (
+        ("depth", depth, (b, 1, h, w)),
+        ("intrinsics", intrinsics, (b, 3, 3)),
+        ("transform", transform, (b, 4, 4)),
+    ):
+        if tuple(given.shape) != wanted:
+            raise ValueError(
+                f"warp of pictures {tuple(other.shape)} takes {what} of shape {wanted}; got "
+                f"{tuple(given.shape)}."
+            )
+    with torch.autocast(depth.device.type, enabled=False):
+        dtype = torch.float64 if depth.dtype == torch.float64 else torch.float32
+        other, depth, k, t = (x.to(dtype) for x in (other, depth, intrinsics, transform))
+        on = {"dtype": dtype, "device": depth.device}
+        v, u = torch.meshgrid(torch.arange(h, **on), torch.arange(w, **on), indexing="ij")
+        pixels = torch.stack([u, v, torch.ones_like(u)]).flatten(1)
+        # K R K⁻¹ and K t first: three numbers a pixel are left to do.
+        rotation = k @ t[:, :3, :3] @ torch.linalg.inv(k)
+        x, y, z = ((rotation @ pixels) * depth.flatten(2) + k @ t[:, :3, 3:]).unbind(1)
+        in_front = (z > 0) & z.isfinite() & (depth.flatten(1) > 0)
+        z = torch.where(in_front, z, 1.0)
+        x, y = (torch.where(in_front, c, -2.0) / z for c in (x, y))
+        inside = in_front & (x > -0.5) & (x < w - 0.5) & (y > -0.5) & (y < h - 0.5)
+        grid = torch.stack([2 * x / max(w - 1, 1) - 1, 2 * y / max(h - 1, 1) - 1], -1)
+        picture = F.grid_sample(
+            other,
+            grid.view(b, h, w, 2),
+            mode="bilinear",
+            padding_mode="border",
+            align_corners=True,  # -1 and 1 are the centres of the outer pixels
+        )
+    return picture, inside.view(b, 1, h, w)
+
+
+def photometric_error(warped: Tensor, target: Tensor) -> Tensor:
+    """.85 (1 - SSIM) / 2 + .15 |warped - target| at every pixel, each averaged over channels
+    (Godard et al. 2017; EPCDepth, Peng et al. 2021).
+
+    SSIM over windows of 3x3 with equal weights, pictures continued by reflection; its distance is
+    clamped to [0, 1]. From 0 (equal) to 1.
+
+    Args:
+        warped, target: (b, c, h, w) in [0, 1].
+
+    Returns:
+        (b, 1, h, w) float32 (float64 for float64 input).
+
+    Raises:
+        ValueError: shapes that differ, are not (b, c, h, w), or are smaller than 2x2.
+    """
+    shape = _four(warped, "warped")
+    if target.shape != warped.shape or min(shape[-2:]) < 2:
+        raise ValueError(
+            "photometric_error takes two pictures of one size (b, c, h, w), 2x2 at least; got "
+            f"{tuple(warped.shape)} and {tuple(target.shape)}."
+        )
+    with torch.autocast(warped.device.type, enabled=False):
+        dtype = torch.float64 if warped.dtype == torch.float64 else torch.float32
+        x, y = warped.to(dtype), target.to(dtype)
+        px, py = (F.pad(image, (1, 1, 1, 1), mode="reflect") for image in (x, y))
+        mx, my, xx, yy, xy = map(_mean_3x3, (px, py, px * px, py * py, px * py))
+        mxx, myy, mxy = mx * mx, my * my, mx * my
+        ssim = ((2 * mxy + C1) * (2 * (xy - mxy) + C2)) / (
+            (mxx + myy + C1) * ((xx - mxx) + (yy - myy) + C2)
+        )
+        distance = ((1 - ssim) / 2).clamp(0, 1)
+        error = SSIM_WEIGHT * distance + (1 - SSIM_WEIGHT) * (x - y).abs()
+        return error.mean(1, keepdim=True)
+
+
+def _mean_3x3(x: Tensor) -> Tensor:
+    """Means of windows inside `x`; on the CPU ten times as fast as avg_pool2d."""
+    x = x[..., :-2] + x[..., 1:-1] + x[..., 2:]
+    return (x[..., :-2, :] + x[..., 1:-1, :] + x[..., 2:, :]) / 9
+
+
+def _four(x: Tensor, what: str) -> torch.Size:
+    if x.ndim != 4:
+        raise ValueError(f"{what} must be (b, c, h, w); got {tuple(x.shape)}.")
+    return x.shape
+
+
+# ---- depth hints --------------------------------------------------------------------------
+
+
+def depth_hints(
+    left: Tensor, right: Tensor, *, focal: float, baseline: float, offset: float = 0.0
+) -> Tensor:
+    """Depth by semi-global matching (Hirschmüller 2008, OpenCV), in twelve ways, fused.
+
+    Block sizes 1, 2, 3 with four search ranges: 64, 96, 128, 160 pixels at the publication's width
+    of 1024, at others in proportion, rounded up to OpenCV's multiples of 16 (so narrow images have
+    fewer). Each pixel takes the depth of that run whose warped picture has the lowest
+    `photometric_error` there (Watson et al. 2019; EPCDepth, Peng et al. 2021). A run finds nothing
+    in as many columns at the border as its range is wide, and none finds what is nearer than
+    6.4 focal · baseline / width: 2 m on KITTI, .5 m on rooms with cameras .1 m apart.
+
+    Args:
+        left: (3, h, w) RGB in [0, 1], the picture that gets the depth.
+        right: (3, h, w) of the camera `baseline` metres to its right (negative: left).
+        focal: pixels.
+        offset: principal point of `right` minus that of `left`, pixels, where the rectification
+            left one (Middlebury's doffs).
+
+    Returns:
+        (1, h, w) float32 metres, 0 = none.
+
+    Raises:
+        ValueError: as `check_pair` for sizes and calibration; images too narrow to search.
+    """
+    _check_calibration(focal, baseline, offset)
+    found = matched_disparity(left, right, reverse=baseline < 0)
+    return disparity_to_hint(found, focal=focal, baseline=baseline, offset=offset)
+
+
+def matched_disparity(left: Tensor, right: Tensor, *, reverse: bool = False) -> Tensor:
+    """The disparity behind `depth_hints`: (1, h, w) int16 in sixteenths of a pixel, -1 = none.
+
+    reverse: the other camera stands to the left.
+    """
+    _check_pictures(left, right)
+    height, width = left.shape[-2:]
+    ranges = sorted({16 * math.ceil(n * width / RANGES_WIDTH / 16) for n in RANGES})
+    # OpenCV needs more columns than the range and half a block.
+    ranges = [n for n in ranges if width - n > max(BLOCKS)]
+    if not ranges or height < 2:
+        raise ValueError(
+            f"Depth hints need images of at least 20 columns and 2 rows; got {height}x{width}."
+        )
+    if reverse:
+        left, right = left.flip(-1), right.flip(-1)
+    pictures = [
+        np.ascontiguousarray((x.float() * 255).round().clamp(0, 255).byte().permute(1, 2, 0).cpu())
+        for x in (left, right)
+    ]
+    target, other = left[None].float().cpu(), right[None].float().cpu()
+    one = torch.ones(1)
+    best = torch.full((1, 1, height, width), math.inf)
+    found = torch.full((1, 1, height, width), NO_MATCH, dtype=torch.int16)
+    for block in BLOCKS:
+        for count in ranges:
+            matcher = cv2.StereoSGBM_create(
+                minDisparity=0, numDisparities=count, blockSize=block, **MATCHING
+            )
+            disparity = torch.from_numpy(matcher.compute(*pictures))[None, None]
+            # With K = 1 and a baseline of 1 depth is one over disparity.
+            depth = SUBPIXEL / disparity.clamp(min=1e-3 * SUBPIXEL)
+            warped, _ = warp(other, depth, torch.eye(3)[None], stereo_transform(one))
+            error = photometric_error(warped, target)
+            better = (disparity >= 0) & (error < best)
+            best, found = torch.where(better, error, best), torch.where(better, disparity, found)
+    found = found[0]
+    return found.flip(-1) if reverse else found
+
+
+def disparity_to_hint(
+    disparity: Tensor, *, focal: float, baseline: float, offset: float = 0.0
+) -> Tensor:
+    """`matched_disparity` as depth in metres, float32, 0 = none."""
+    pixels = disparity.float() / SUBPIXEL + math.copysign(1, baseline) * offset
+    seen = (disparity >= 0) & (pixels > 0)
+    return torch.where(seen, focal * abs(baseline) / torch.where(seen, pixels, 1.0), 0.0)
+
+
+# ---- data grafting ------------------------------------------------------------------------
+
+
+def data_graft(batch: dict, *, generator: torch.Generator | None = None) -> dict:
+    """Every picture's lower part replaced by another's (EPCDepth, Peng et al. 2021).
+
+    A ratio r of 0, .2, .4, .6, .8 is drawn for the batch, and one cyclic permutation of the items
+    of each side (sign of `baseline`), so that every item meets another where its side has two.
+    Rows from int(r · h) on become the other item's; with probability ½ the two strips then change
+    places. So position in the picture says less about depth. All that is as large as `image` (h, w)
+    is treated alike: the other picture, hints, depth, altered copies; the rest stays as it is.
+
+    Args:
+        batch: collated items: `image` (b, 3, h, w), `baseline` (b,), `intrinsics` (b, 3, 3), ….
+        generator: on the CPU; None draws from torch's own.
+
+    Returns:
+        a new dict; tensors of `batch` are not changed.
+
+    Raises:
+        ValueError: a batch without image, baseline or intrinsics; cameras of one side that differ
+            by more than 5 %, for a strip keeps its picture but gets the other's calibration.
+    """
+    _need(batch, ("image", "baseline", "intrinsics"), "data_graft")
+    height, width = batch["image"].shape[-2:]
+    b = len(batch["image"])
+    baseline = torch.as_tensor(batch["baseline"]).cpu()
+    focal = batch["intrinsics"][:, 0, 0].cpu()
+    source = torch.arange(b)
+    start = int(GRAFT_RATIOS[int(_randint(len(GRAFT_RATIOS), generator))] * height)
+    exchange = bool(_randint(2, generator))
+    for side in (baseline > 0, baseline < 0):
+        (members,) = side.nonzero(as_tuple=True)
+        if len(members) < 2:
+            continue
+        for what, values in (("baseline", baseline), ("focal length", focal)):
+            low, high = values[members].abs().aminmax()
+            if high > low * (1 + SAME_CAMERA):
+                raise ValueError(
+                    f"data_graft mixes pictures of one camera, but the {what} of this batch goes "
+                    f"from {low:.4g} to {high:.4g}. Make batches of one camera, or leave it out."
+                )
+        order = members[torch.randperm(len(members), generator=generator)]
+        source[order] = order.roll(1)
+
+    def graft(x: Tensor) -> Tensor:
+        lower = x[source.to(x.device), ..., start:, :]
+        parts = [x[..., :start, :], lower]
+        return torch.cat(parts[::-1] if exchange else parts, dim=-2)
+
+    def spatial(x) -> bool:
+        return isinstance(x, Tensor) and x.ndim >= 3 and x.shape[-2:] == (height, width)
+
+    return {name: graft(x) if spatial(x) else x for name, x in batch.items()}
+
+
+def _randint(high: int, generator: torch.Generator | None) -> Tensor:
+    return torch.randint(high, (), generator=generator)
+
+
+def _need(batch: dict, names: Sequence[str], of: str) -> None:
+    if missing := [name for name in names if name not in batch]:
+        raise ValueError(
+            f"{of} needs {', '.join(names)}; this batch has no {', '.join(missing)}, only "
+            f"{', '.join(batch)}. A stereo data set gives them: load_dataset('rooms' or 'streets', "
+            "…, baseline=0.54), load_dataset('kitti', …, right=True)."
+        )
+
+
+# ---- is it a pair? ------------------------------------------------------------------------
+
+
+class PairCheck(NamedTuple):
+    """What `check_pair` measured.
+
+    Attributes:
+        matches: points found in both pictures.
+        disparity: their median x - x' (+ offset), pixels, positive for a baseline above 0.
+        backward: share of those moved by more than a pixel that moved the wrong way.
+        vertical: median |y - y'|, pixels; 0 in a rectified pair, up to the noise of matching.
+    """
+
+    matches: int
+    disparity: float
+    backward: float
+    vertical: float
+
+
+def check_pair(
+    left: Tensor,
+    right: Tensor,
+    *,
+    focal: float | None,
+    baseline: float | None,
+    offset: float = 0.0,
+    hint: Tensor | None = None,
+    name: str = "this pair",
+) -> PairCheck:
+    """Are these the rectified pictures of two cameras, in this order? By points found in both.
+
+    Warns, with the numbers, of pictures that are exchanged (most points moved the wrong way), not
+    rectified (points lie in other rows), and of those that share too few points to tell.
+
+    Args:
+        left, right, focal, baseline, offset: as `depth_hints`. Grey pictures are fine as RGB with
+            equal channels; one grey and one in colour are not of one kind of camera: a warning.
+        hint: (1, h, w), to have its size checked.
+        name: of the pair, for messages.
+
+    Raises:
+        ValueError: pictures that are not (3, h, w), of different size or equal; no calibration, a
+            baseline of 0, a focal length not above 0; a hint of another size.
+    """
+    _check_pictures(left, right, name)
+    _check_calibration(focal, baseline, offset, name)
+    if hint is not None and tuple(hint.shape) != (1, *left.shape[-2:]):
+        raise ValueError(
+            f"The hint of {name} must be {(1, *left.shape[-2:])}, as large as its pictures; got "
+            f"{tuple(hint.shape)}. Compute it from these pictures: a resized one mixes depths "
+            "along edges."
+        )
+    if torch.equal(left, right):
+        raise ValueError(f"Both pictures of {name} are the same: there is no disparity in them.")
+    grey = [bool((x == x[:1]).all()) for x in (left, right)]
+    if grey[0] != grey[1]:
+        _warn(f"One picture of {name} is grey, the other in colour; their errors say little.")
+
+    (p, a), (q, b) = _keypoints(left), _keypoints(right)
+    i, j = _mutual(a, b)
+    moved = p[i] - q[j]
+    if len(i) < FEW_MATCHES:
+        _warn(
+            f"Only {len(i)} points of {name} were found in both pictures: whether they are a "
+            "rectified pair, and in which order, was not checked. Are they of one moment?"
+        )
+        return PairCheck(len(i), math.nan, math.nan, math.nan)
+    ahead = (moved[:, 0] + offset) * math.copysign(1, baseline)
+    clear = ahead[ahead.abs() > 1]
+    backward = float((clear < 0).float().mean()) if len(clear) else 0.0
+    vertical = float(moved[:, 1].abs().median())
+    found = PairCheck(len(i), float((moved[:, 0] + offset).median()), backward, vertical)
+    if len(clear) >= FEW_MATCHES and backward > 0.5:
+        _warn(
+            f"The pictures of {name} seem to be exchanged: with a baseline of {baseline:g} m "
+            f"points move to the {'left' if baseline > 0 else 'right'} from the first to the "
+            f"second, but {backward:.0%} of {len(clear)} move the other way (median disparity "
+            f"{found.disparity:+.1f} px). Swap the pictures, or the sign of the baseline."
+        )
+    if vertical > ROW_TOLERANCE:
+        _warn(
+            f"The pictures of {name} seem not to be rectified: {len(i)} points lie "
+            f"{vertical:.1f} px (median; 90 % within {float(moved[:, 1].abs().quantile(0.9)):.1f}) "
+            "above or below their matches, where a rectified pair has them in the same row. "
+            "Rectify them first (cv2.stereoRectify)."
+        )
+    return found
+
+
+def _warn(message: str) -> None:
+    warnings.warn(message, stacklevel=3)
+
+
+def _check_pictures(left: Tensor, right: Tensor, name: str = "this pair") -> None:
+    for x in (left, right):
+        if x.ndim != 3 or x.shape[0] != 3:
+            grey = " Repeat a grey one: x.expand(3, -1, -1)." if x.ndim == 3 else ""
+            raise ValueError(
+                f"The pictures of {name} must be (3, h, w) RGB in [0, 1]; got "
+                f"{tuple(left.shape)} and {tuple(right.shape)}.{grey}"
+            )
+    if left.shape != right.shape:
+        (h, w), (h2, w2) = left.shape[-2:], right.shape[-2:]
+        raise ValueError(
+            f"The pictures of {name} differ in size, {h}x{w} and {h2}x{w2}: they are no rectified "
+            "pair. Crop or resize both alike, and the calibration with them."
+        )
+
+
+def _check_calibration(focal, baseline, offset, name: str = "this pair") -> None:
+    if focal is None or baseline is None:
+        raise ValueError(
+            f"No calibration of {name}: focal={focal}, baseline={baseline}. Give the focal length "
+            "in pixels and the distance of the cameras in metres."
+        )
+    focal, baseline, offset = float(focal), float(baseline), float(offset)
+    if not 0 < focal < math.inf or not 0 < abs(baseline) < math.inf or not math.isfinite(offset):
+        raise ValueError(
+            f"The calibration of {name} needs a focal length above 0 (pixels) and a baseline other "
+            "than 0 (metres; negative where the second camera stands to the left); got "
+            f"focal={focal:g}, baseline={baseline:g}, offset={offset:g}."
+        )
+
+
+def _keypoints(image: Tensor) -> tuple[Tensor, Tensor]:
+    """SIFT's points (n, 2), x and y, and their descriptors (n, 128)."""
+    grey = (image.float().mean(0) * 255).round().clamp(0, 255).byte().cpu().numpy()
+    points, descriptors = cv2.SIFT_create(nfeatures=1000, contrastThreshold=0.02).detectAndCompute(
+        grey, None
+    )
+    if descriptors is None:
+        return torch.empty(0, 2), torch.empty(0, 128)
+    return torch.tensor([point.pt for point in points]), torch.from_numpy(descriptors)
+
+
+def _mutual(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """Indices of descriptors that are each other's nearest, and clearly nearer than the second
+    (Lowe 2004, section 7.1)."""
+    if min(len(a), len(b)) < 2:
+        none = torch.empty(0, dtype=torch.int64)
+        return none, none
+    distance = torch.cdist(a, b)
+    (first, second), nearest = (x.unbind(1) for x in distance.topk(2, largest=False))
+    nearest = nearest[0]
+    i = torch.arange(len(a))
+    kept = (first < 0.75 * second) & (distance.argmin(0)[nearest] == i)
+    return i[kept], nearest[kept]

@@ -1,0 +1,145 @@
+"""Depth hints over a data set: kept, resumed, merged into items."""
+
+import pickle
+
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+from mde_utils.data import WithHints, collate, hints, load_dataset
+from mde_utils.stereo import depth_hints
+
+SIZE = (48, 96)
+
+
+def rooms(limit=4, **options):
+    return load_dataset("rooms", "train", size=SIZE, limit=limit, baseline=0.1, **options)
+
+
+@pytest.fixture(autouse=True)
+def empty_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("MDE_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def counted(monkeypatch):
+    """Indices of the items that were matched."""
+    made = []
+    record = hints._Disparities._record_of
+
+    def counting(self, index):
+        made.append(index)
+        return record(self, index)
+
+    monkeypatch.setattr(hints._Disparities, "_record_of", counting)
+    return made
+
+
+def alone(item):
+    focal, baseline = float(item["focal"]), float(item["baseline"])
+    return depth_hints(item["image"], item["right"], focal=focal, baseline=baseline)
+
+
+@pytest.mark.parametrize("cache", [True, False])
+def test_items_get_the_hint_of_their_pair(cache):
+    source = rooms()
+    data = WithHints(source, cache=cache)
+    assert len(data) == 4 and data.name == source.name and data.depth_range == source.depth_range
+    for item, plain in zip((data[i] for i in range(4)), (source[i] for i in range(4)), strict=True):
+        assert item.keys() == plain.keys() | {"hint"}
+        assert item["hint"].shape == (1, *SIZE) and item["hint"].dtype == torch.float32
+        assert torch.equal(item["hint"], alone(plain)) and (item["hint"] > 0).any()
+        assert torch.equal(item["image"], plain["image"])
+    with pytest.raises(IndexError):
+        data[4]
+
+
+def test_batches_through_workers():
+    data = WithHints(rooms())
+    loader = DataLoader(data, batch_size=4, num_workers=1, collate_fn=collate)
+    batch = next(iter(loader))
+    for i in range(4):
+        assert torch.equal(batch["hint"][i], alone(data[i]))
+    assert len(pickle.loads(pickle.dumps(data))) == 4
+
+
+def test_kept_and_extended(counted):
+    WithHints(rooms(2))
+    assert sorted(counted) == [0, 1]
+    counted.clear()
+    data = WithHints(rooms(2))
+    data[0], data[1]
+    assert counted == []
+    more = WithHints(rooms(4))  # of rooms a larger limit goes on with the same ones
+    assert sorted(counted) == [2, 3]
+    assert torch.equal(more[1]["hint"], data[1]["hint"])
+    counted.clear()
+    WithHints(load_dataset("rooms", "train", size=SIZE, limit=2, baseline=0.2))
+    assert sorted(counted) == [0, 1]  # another baseline is another data set
+
+
+def test_a_stopped_run_goes_on(monkeypatch, counted):
+    """Whole shards stay; the one that was being written is made again."""
+    monkeypatch.setattr("mde_utils.data.cache.SHARD", 2)
+    record = hints._Disparities._record_of
+
+    def stopping(self, index):
+        if index == 3:
+            raise KeyboardInterrupt
+        return record(self, index)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(hints._Disparities, "_record_of", stopping)
+        with pytest.raises(KeyboardInterrupt):
+            WithHints(rooms())
+    counted.clear()
+    data = WithHints(rooms())
+    assert sorted(counted) == [2, 3]
+    assert torch.equal(data[3]["hint"], alone(data[3]))
+
+
+def test_a_list_is_known_by_its_pixels(counted):
+    items = [rooms(cache=False)[i] for i in range(2)]
+    WithHints(items)
+    WithHints([dict(item) for item in items])
+    assert sorted(counted) == [0, 1]
+    items[1] = items[1] | {"right": items[1]["right"].flip(0)}
+    WithHints(items)
+    assert sorted(counted) == [0, 0, 1, 1]
+
+
+def test_the_other_camera_on_the_left():
+    item = rooms(1, cache=False)[0]
+    mirror = {k: v.flip(-1) if k in ("image", "right", "depth") else v for k, v in item.items()}
+    mirror["baseline"] = -item["baseline"]
+    data = WithHints([item, mirror], cache=False)
+    assert torch.equal(data[0]["hint"], data[1]["hint"].flip(-1))
+
+
+def test_augmentation_comes_after_the_hint():
+    with pytest.raises(ValueError, match=r"give the augmentation to WithHints\(…, augment=…\)"):
+        WithHints(rooms(augment=lambda item: item))
+    data = WithHints(rooms(2), augment=lambda item: item | {"hint": 2 * item["hint"]})
+    assert torch.equal(data[1]["hint"], 2 * WithHints(rooms(2))[1]["hint"])
+    assert next(iter(DataLoader(data, batch_size=2, collate_fn=collate)))["hint"].shape[0] == 2
+
+
+def test_what_is_no_pair_is_named_before_any_work(counted):
+    with pytest.raises(ValueError, match="rooms/train/000000 has no baseline, right, only image"):
+        WithHints(load_dataset("rooms", "train", size=SIZE, limit=2))
+    items = [rooms(cache=False)[i] for i in range(2)]
+    for change, message in (
+        ({"baseline": 0.0}, "rooms/train/000000 .* baseline=0"),
+        (
+            {"right": items[0]["right"][:, :-1]},
+            "rooms/train/000000 differ in size, 48x96 and 47x96",
+        ),
+    ):
+        with pytest.raises(ValueError, match=message):
+            WithHints([items[0] | change, items[1]])
+    assert counted == []
+    with pytest.raises(ValueError, match="rooms/train/000001 has baseline 0 and focal"):
+        WithHints([items[0], items[1] | {"baseline": 0.0}])
+    swapped = items[0] | {"image": items[0]["right"], "right": items[0]["image"]}
+    with pytest.warns(UserWarning, match="rooms/train/000000 seem to be exchanged"):
+        WithHints([swapped], cache=False)
