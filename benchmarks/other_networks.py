@@ -256,7 +256,7 @@ def picture(frames: dict[str, pd.DataFrame]):
             for method, column in columns.items():
                 mark, colour = looks[method]
                 shift = -0.12 if method == "baseline" else 0.12
-                x = rows.layer.map(layers.index) + shift
+                x = rows.layer.map(layers.index) + shift + 0.06 * (rows.seed - 1)
                 ax.plot(x, rows[column], mark, color=colour, mec="white", ms=7, label=method)
             ax.set_xticks(range(len(layers)), layers)
             ax.set_xlim(-0.5, len(layers) - 0.5)

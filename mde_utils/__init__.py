@@ -32,6 +32,7 @@ _HOME = {
     "random_repair": "attacks",
     "compute_metrics": "evaluation",
     "evaluate": "evaluation",
+    "save_disparities": "disparity",
     "TrainConfig": "training",
     "fit": "training",
     "launch": "training",

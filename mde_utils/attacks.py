@@ -354,7 +354,7 @@ def repair(
     """
     with evaluating(model):
         case = _Case(model, batch, dissection, layers, attacked, threshold)
-        return case.set_back(check_units(units, case), _check_value(value))
+        return case.set_back(_check_units(units, case), _check_value(value))
 
 
 def random_repair(
@@ -385,7 +385,7 @@ def random_repair(
     generator = torch.Generator().manual_seed(seed)
     with evaluating(model):
         case = _Case(model, batch, dissection, layers, attacked, threshold)
-        units, value = check_units(units, case), _check_value(value)
+        units, value = _check_units(units, case), _check_value(value)
         draws = []
         for _ in range(num_draws):
             drawn = {
@@ -402,7 +402,7 @@ def _check_value(value: str) -> str:
     return value
 
 
-def check_units(units: Units, case: _Case) -> dict[str, list[int]]:
+def _check_units(units: Units, case: _Case) -> dict[str, list[int]]:
     units = {k: [int(u) for u in some] for k, some in units.items() if len(some)}
     if not units:
         raise ValueError("No units given: name at least one, {layer: [unit, …]}.")
@@ -695,7 +695,7 @@ def trace_errors(
         if units is None:
             units = trace.blamed(num_units)
         else:
-            units = check_units(units, case)
+            units = _check_units(units, case)
         for value in VALUES:
             for layer, some in units.items():
                 for unit in some:

@@ -15,24 +15,39 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mde_utils.files import atomic
-from mde_utils.losses import balanced_loss, l1_loss, mff_loss, silog_loss
+from mde_utils.losses import balanced_loss, l1_loss, mff_loss, silog_loss, stereo_loss_terms
 from mde_utils.selectivity import DEFINITIONS, METHODS
 
-#: Functions of (prediction, target) in metres, by the name that a config uses.
+#: Functions of (prediction, target) in metres, by the name that a config uses; that of "stereo"
+#: takes disparities and a batch of pairs, and needs no depth.
 LOSSES = {
     "balanced": balanced_loss,
     "mff": mff_loss,
     "silog": silog_loss,
     "silog_kitti": partial(silog_loss, min_depth=1.0),
     "l1": l1_loss,
+    "stereo": stereo_loss_terms,
 }
+#: What ``stereo`` may switch, as published: arguments of ``stereo_loss_terms``, and ``data_graft``.
+STEREO = {
+    "hints": True,
+    "automask": True,
+    "scales": None,
+    "distillation": 1.0,
+    "smooth": 0.0,
+    "graft": True,
+}
+#: The depth by which units become selective.
+IMDE_DEPTHS = ("truth", "own")
 #: Adam adds the weight decay to the gradient, as SGD does; AdamW takes it off the weights.
 OPTIMIZERS = ("adamw", "adam", "sgd")
 SCHEDULES = ("constant", "cosine", "step", "polynomial", "plateau")
 #: What "best" may mean, and whether more of it is better: depth alone, never the selectivity term.
-BEST_BY = {"d1": True, "rms": False, "rel": False}
+BEST_BY = {"d1": True, "rms": False, "rel": False, "photometric": False}
 #: How a run is carried out, not what it computes: may differ when a run goes on.
 HANDLING = ("run_dir", "resume_from", "max_hours", "save_minutes", "num_workers")
+#: Younger than runs that exist: at their defaults they do not count, and those keep their names.
+YOUNGER = ("stereo", "imde_depth")
 
 
 class Recipe(NamedTuple):
@@ -58,7 +73,7 @@ _BTS = {
     "cfg_layers": ("iconv1",),
 }
 
-#: By name. A later network brings its own beside its loss (EPCDepth).
+#: By name.
 RECIPES = {
     "meter_notebook": Recipe(
         "the METER notebook with the selectivity loss: AdamW 1e-4, no schedule, no augmentation; "
@@ -169,6 +184,34 @@ RECIPES = {
             },
         },
     ),
+    "epc_paper": Recipe(
+        "EPCDepth's publication (Peng et al., ICCV 2021) on KITTI's stereo pairs, without ground "
+        "truth: Adam 1e-4, x0.1 for the last 5 of 20 epochs, batch 8, the encoder from ImageNet, "
+        "depth hints, data grafting, full scale, self-distillation. Images are 192x640, of which "
+        "the publication's better results have 320x1024. It has no selectivity term; the layers "
+        "are ours",
+        {
+            "model": "epcdepth_resnet18",
+            "weights": "imagenet",
+            "dataset": "kitti",
+            "depth_loss": "stereo",
+            "num_epochs": 20,
+            "batch_size": 8,
+            "optimizer": "adam",
+            "learning_rate": 1e-4,
+            "weight_decay": 0.0,
+            "schedule": "step",
+            "decay_every": 15,
+            "decay_factor": 0.1,
+            "cfg_layers": ("stage1d", "stage2d"),
+            "data_options": {
+                "size": [192, 640],
+                "crop": "none",
+                "right": True,
+                "train": {"augment": "epc", "hints": True},
+            },
+        },
+    ),
 }
 
 
@@ -190,7 +233,12 @@ class TrainConfig:
         imde_warmup: epochs over which the weight grows linearly from 0 to imde_alpha; 0 = off.
         imde_coverage: weigh bins by their pixels (see ``SelectivityLoss``).
         imde_ema: carry sums and counts over batches with this decay; 0 = off (the same).
-        depth_loss: a key of ``LOSSES``.
+        imde_depth: the depth by which units become selective: ``"truth"``, or the network's
+            ``"own"``, without gradient, so that no label is needed (``"stereo"`` alone).
+        depth_loss: a key of ``LOSSES``. ``"stereo"`` learns from pairs, without ground truth.
+        stereo: what differs from ``STEREO``: ``hints`` (of the items), ``automask``, ``scales``
+            (None: all ten disparities; 5: the decoder's, no full-scale prediction),
+            ``distillation`` and ``smooth`` (weights), ``graft`` (``data_graft`` of each batch).
         num_epochs, learning_rate, weight_decay: the optimisation.
         optimizer: ``"adamw"``; ``"adam"`` or ``"sgd"`` (Nesterov's momentum of 0.9), whose decay is
             L2 regularisation.
@@ -202,7 +250,8 @@ class TrainConfig:
             with power 0.9 to ``decay_factor`` of it, anew at every step; ``"plateau"``: times
             ``decay_factor`` after more than ``decay_every`` epochs without a new best by
             ``best_by``.
-        best_by: the validation metric that picks ``best.safetensors``: d1, rms or rel.
+        best_by: the validation metric that picks ``best.safetensors``: d1, rms or rel; or
+            photometric, the error of pairs, for which no depth is needed.
         seed: of weights (command line), shuffling and augmentation.
         mixed_precision: on a GPU, where it is of use: bfloat16 from compute capability 8 on, else
             float16 with a gradient scaler; losses and selectivity in float32.
@@ -227,7 +276,9 @@ class TrainConfig:
     imde_warmup: float = 0.0
     imde_coverage: bool = False
     imde_ema: float = 0.0
+    imde_depth: str = "truth"
     depth_loss: str = "balanced"
+    stereo: dict = field(default_factory=dict)
     num_epochs: int = 20
     batch_size: int = 64
     optimizer: str = "adamw"
@@ -259,6 +310,7 @@ class TrainConfig:
             ("method", METHODS),
             ("definition", DEFINITIONS),
             ("depth_loss", LOSSES),
+            ("imde_depth", IMDE_DEPTHS),
             ("optimizer", OPTIMIZERS),
             ("schedule", SCHEDULES),
             ("best_by", BEST_BY),
@@ -273,6 +325,7 @@ class TrainConfig:
                 raise ValueError(
                     f"{name} must be a {kind} from {low:g} on; got {getattr(self, name)!r}."
                 )
+        self._check_stereo()
         if self.learning_rate <= 0 or not 0 < self.decay_factor <= 1:
             raise ValueError("learning_rate must be positive, and decay_factor in (0, 1].")
         if self.seed >= 2**32:
@@ -306,6 +359,21 @@ class TrainConfig:
                 raise ValueError(
                     f"{one.name} must be {kind}; got {value!r} ({type(value).__name__})."
                 )
+
+    def _check_stereo(self) -> None:
+        for key, value in self.stereo.items():
+            if key not in STEREO:
+                raise ValueError(f"Unknown key {key!r} in stereo. Known: {', '.join(STEREO)}.")
+            number = isinstance(value, (int, float)) and not isinstance(value, bool)
+            if isinstance(STEREO[key], bool):
+                fits, kind = isinstance(value, bool), "true or false"
+            elif key == "scales":
+                fits = value is None or (number and isinstance(value, int) and value >= 1)
+                kind = "a whole number from 1 on, or None"
+            else:
+                fits, kind = number and 0 <= value < math.inf, "a number from 0 on"
+            if not fits:
+                raise ValueError(f"{key} in stereo must be {kind}; got {value!r}.")
 
     @classmethod
     def recipe(cls, name: str, **changes) -> TrainConfig:
@@ -375,6 +443,10 @@ class TrainConfig:
     def identity(self) -> dict:
         """The plain values of all that decides the outcome, without :data:`HANDLING` and without
         where the data lie: an attached former output may have found them elsewhere."""
+        values = self._deciding()
+        return {k: v for k, v in values.items() if k not in YOUNGER or v != getattr(_PLAIN, k)}
+
+    def _deciding(self) -> dict:
         values = {k: v for k, v in asdict(self).items() if k not in HANDLING}
 
         def plain(options):
@@ -389,7 +461,7 @@ class TrainConfig:
 
     def difference(self, other: TrainConfig) -> list[str]:
         """Where the outcome of the two is decided differently: ``"seed: 0, other 3"``."""
-        own, theirs = self.identity(), other.identity()
+        own, theirs = self._deciding(), other._deciding()
         return [f"{k}: {own[k]!r} here, {theirs[k]!r} there" for k in own if own[k] != theirs[k]]
 
     def run_name(self) -> str:
@@ -460,3 +532,4 @@ _LOWEST = {
     "max_hours": 0.0,
     "save_minutes": 0.0,
 }
+_PLAIN = TrainConfig()

@@ -23,6 +23,7 @@ from .data import SparseSamples
 from .data.loading import batches, chunks
 from .depth_bins import find_range
 from .processes import add_in_order, rank_and_world
+from .stereo import photometric_error, stereo_transform, warp
 
 THRESHOLDS = {
     "d1": 1.25,
@@ -79,6 +80,11 @@ EIGEN = Crop(
     (Fraction(45, 480), Fraction(471, 480)),
     (Fraction(41, 640), Fraction(601, 640)),
 )
+EPC_NYU = Crop(
+    "EPCDepth's crop (rows 44–470, columns 40–600 of 480x640; at other sizes in proportion)",
+    (Fraction(44, 480), Fraction(471, 480)),
+    (Fraction(40, 640), Fraction(601, 640)),
+)
 GARG = Crop("Garg crop (rows .408–.992, columns .036–.964)", *_GARG)
 GARG_OF_ITEM = Crop(GARG.words, *_GARG, of_item=True)
 
@@ -87,8 +93,8 @@ GARG_OF_ITEM = Crop(GARG.words, *_GARG, of_item=True)
 class Protocol:
     """How predictions are compared with ground truth.
 
-    In this order: predictions are upsampled to the ground truth's size, clamped, compared where
-    ground truth counts, and of these pixels where the crop lets them.
+    In this order: predictions are upsampled to the ground truth's size, scaled, clamped, compared
+    where ground truth counts, and of these pixels where the crop lets them.
 
     Attributes:
         source: whose protocol it is.
@@ -100,6 +106,12 @@ class Protocol:
             root; `rms` and `rms_log`.
         above: only ground truth above this many metres counts.
         crop: what of the image counts; None = all.
+        in_disparity: upsampled is 1 / depth.
+        max_depth: with which disparity networks are read, see `disparity_to_depth`; None = as the
+            model has it.
+        median_scaled: each image's prediction is multiplied by the ratio of the medians of ground
+            truth and prediction over what counts: of a scale that is not known, or not trusted.
+        clamp: (nearest, farthest) metres of predictions, in place of what `capped` says.
     """
 
     source: str
@@ -109,6 +121,10 @@ class Protocol:
     pooled_rms: bool
     above: float
     crop: Crop | None = None
+    in_disparity: bool = False
+    max_depth: float | None = None
+    median_scaled: bool = False
+    clamp: tuple[float, float] | None = None
 
 
 _EACH = {"align_corners": False, "strict": True, "pooled_rms": False}
@@ -135,6 +151,24 @@ PROTOCOLS: dict[str, Protocol] = {
     "kitti-garg": Protocol(
         "Lee et al. 2019, on KITTI", capped=True, above=MIN_DEPTH, crop=GARG, **_EACH
     ),
+    "epc-kitti": Protocol(
+        "Peng et al., ICCV 2021, on KITTI",
+        capped=True,
+        above=MIN_DEPTH,
+        crop=GARG,
+        in_disparity=True,
+        **_EACH,
+    ),
+    "epc-nyu": Protocol(
+        "Peng et al., ICCV 2021, on NYU, as released",
+        capped=False,
+        above=0.0,
+        crop=EPC_NYU,
+        max_depth=10.0,
+        median_scaled=True,
+        clamp=(0.1, 10.0),
+        **_EACH,
+    ),
     "sparse-500": Protocol("Cheng et al., ECCV 2018", capped=False, above=1e-4, **_EACH),
 }
 
@@ -150,7 +184,7 @@ def _protocol(name: str) -> Protocol:
 
 
 def describe_protocol(name: str, *, cap: float | None = None) -> str:
-    """One line to print beside numbers.
+    """One line to print beside numbers; it ends with what is known of the scale.
 
     Raises:
         ValueError: unknown protocol.
@@ -165,11 +199,15 @@ def describe_protocol(name: str, *, cap: float | None = None) -> str:
         crop = "no crop"
     else:
         crop = f"{p.crop.words} of the {'item' if p.crop.of_item else 'full frame'}"
+    read = f"disparity networks read with max_depth={p.max_depth:g}, " if p.max_depth else ""
+    what = "disparity" if p.in_disparity else "prediction"
+    clamped = "" if p.clamp is None else ", clamped to {:g}–{:g} m".format(*p.clamp)
     return (
-        f"protocol {name} ({p.source}): prediction upsampled bilinearly "
-        f"(align_corners={p.align_corners}) to the ground truth, then {crop}, {counts}"
+        f"protocol {name} ({p.source}): {read}{what} upsampled bilinearly "
+        f"(align_corners={p.align_corners}) to the ground truth, then {crop}, {counts}{clamped}"
         f", δ {'<' if p.strict else '≤'} 1.25ⁿ, "
         + ("RMS over all images" if p.pooled_rms else "RMS per image, then averaged")
+        + f"; scale: {'median of each image' if p.median_scaled else 'metric'}"
     )
 
 
@@ -335,13 +373,15 @@ def image_metrics(
         raise ValueError(f"Protocol {protocol!r} needs cap, the farthest depth in metres.")
     target = target.float()
     names = names or [f"image {i}" for i in range(len(target))]
-    pred = _to_size(pred, target, names, align_corners=rules.align_corners)
+    pred = _to_size(pred, target, names, rules)
     valid = target.isfinite() & (target > rules.above)
     if rules.capped:
         valid &= target < cap
     if rules.crop is not None:
         valid &= _crop_mask(rules.crop, target, frame, names)
-    pred = pred.clamp(MIN_DEPTH, cap if rules.capped else None)
+    if rules.median_scaled:
+        pred = _median_scaled(pred.clamp(min=MIN_DEPTH), target, valid)
+    pred = pred.clamp(*(rules.clamp or (MIN_DEPTH, cap if rules.capped else None)))
     means = _image_means(*(x.flatten(1) for x in (pred, target, valid)), rules.strict)
     means = _finish(means, pooled_rms=rules.pooled_rms)
     return means | (boundary_metrics(pred, target, valid=valid) if boundaries else {})
@@ -367,6 +407,37 @@ def _crop_mask(crop: Crop, target: Tensor, frame: Tensor | None, names: list[str
     return mask.to(target.device)
 
 
+def _median_scaled(pred: Tensor, target: Tensor, valid: Tensor) -> Tensor:
+    def median(x: Tensor) -> Tensor:  # of an even number the mean of the middle two, as NumPy's
+        return x.sort().values[[(len(x) - 1) // 2, len(x) // 2]].mean()
+
+    ratios = [
+        median(t[v]) / median(p[v]) if v.any() else p.new_ones(())
+        for p, t, v in zip(pred, target, valid, strict=True)
+    ]
+    return pred * torch.stack(ratios).view(-1, 1, 1, 1)
+
+
+def predict(model: nn.Module, image: Tensor, *, post_process: bool = False, **inputs) -> Tensor:
+    """Depth of `image` in metres.
+
+    Args:
+        image: (b, 3, h, w) RGB in [0, 1].
+        post_process: run the mirrored image too, and take `post_process_disparity` of both
+            disparities, 1 / depth. Predictions below 1 mm count as 1 mm then.
+        inputs: further inputs of the model; maps are mirrored with the image.
+    """
+    depth = model(image, **inputs)
+    if not post_process:
+        return depth
+    from .losses import post_process_disparity  # brings timm, which nothing else here needs
+
+    inputs = {name: x.flip(-1) if x.ndim == 4 else x for name, x in inputs.items()}
+    mirrored = model(image.flip(-1), **inputs).flip(-1)
+    depth, mirrored = (x.clamp(min=MIN_DEPTH) for x in (depth, mirrored))
+    return 1 / post_process_disparity(1 / depth, 1 / mirrored)
+
+
 def evaluate(
     model: nn.Module,
     dataset,
@@ -376,6 +447,7 @@ def evaluate(
     device: torch.device | str | None = None,
     cap: float | None = None,
     boundaries: bool = False,
+    post_process: bool = False,
     distributed: bool | None = None,
 ) -> dict[str, float] | dict[str, dict[str, float]]:
     """Metrics of a model on a data set.
@@ -393,6 +465,7 @@ def evaluate(
         boundaries: add boundary precision, recall and F1 (`boundary_metrics`), at the ground
             truth's size. Each is the mean over the images where it is defined, NaN if none is: so
             precision leaves out images in which no boundary is predicted; F1 counts them as 0.
+        post_process: see `predict`.
         distributed: split the batches over the processes of ``torch.distributed``; None = where it
             is initialised. Every process gets the whole result, the same as one process alone
             would.
@@ -417,12 +490,7 @@ def evaluate(
         cap = find_range(dataset, model)[1]
     if len(dataset) == 0:
         raise ValueError("The data set is empty: there is nothing to evaluate.")
-    if device is None:
-        parameter = next(model.parameters(), None)
-        device = torch.device("cpu") if parameter is None else parameter.device
-    else:
-        model.to(device)
-
+    device = _device(model, device)
     inputs = tuple(getattr(model, "input_names", ()))
 
     def measure(chunk: range) -> Iterator[dict[tuple[str, str], Tensor]]:
@@ -431,11 +499,15 @@ def evaluate(
         for names, batch in batches(dataset, chunk, batch_size, fields, optional=["frame"]):
             frame = batch.get("frame")  # not on the device: only its numbers are needed
             batch = {key: value.to(device, non_blocking=True) for key, value in batch.items()}
-            pred = model(batch["image"], **{key: batch[key] for key in inputs})
+            extra = {key: batch[key] for key in inputs}
+            pred = predict(model, batch["image"], post_process=post_process, **extra)
             options = {"cap": cap, "boundaries": boundaries, "names": names, "frame": frame}
             sums = {}
             for name in protocols:
-                means = image_metrics(pred, batch["depth"], protocol=name, **options)
+                read = pred
+                if PROTOCOLS[name].max_depth and hasattr(model, "remapped"):
+                    read = model.remapped(pred, max_depth=PROTOCOLS[name].max_depth)
+                means = image_metrics(read, batch["depth"], protocol=name, **options)
                 for key, value in means.items():
                     defined = value.isnan().logical_not()
                     total = torch.where(defined, value, 0.0).sum()
@@ -464,6 +536,56 @@ def evaluate(
             result = _finish(result, pooled_rms=False)
         results[name] = {**result, "n": used}
     return results[protocol] if isinstance(protocol, str) else results
+
+
+def photometric(
+    model: nn.Module,
+    dataset,
+    *,
+    batch_size: int = 16,
+    device: torch.device | str | None = None,
+    distributed: bool | None = None,
+) -> float:
+    """How well a model explains pairs: the mean `photometric_error` of the other picture, warped
+    by the model's metres, over all pixels and images. Lower is better. No ground truth is needed;
+    nor is this a measure of depth: where nothing has texture all depths explain the picture, and
+    what one camera alone sees none does.
+
+    Args:
+        model, batch_size, device, distributed: as in `evaluate`.
+        dataset: items with `image` and `right` (3, h, w), `intrinsics`, `baseline`.
+
+    Raises:
+        ValueError, RuntimeError: as `evaluate`; items that are no pairs.
+    """
+    if len(dataset) == 0:
+        raise ValueError("The data set is empty: there is nothing to evaluate.")
+    device = _device(model, device)
+    inputs = tuple(getattr(model, "input_names", ()))
+    fields = ("image", "right", "intrinsics", "baseline", *inputs)
+
+    def measure(chunk: range) -> Iterator[dict[str, Tensor]]:
+        for names, batch in batches(dataset, chunk, batch_size, fields):
+            batch = {key: value.to(device, non_blocking=True) for key, value in batch.items()}
+            image, transform = batch["image"], stereo_transform(batch["baseline"].float())
+            pred = model(image, **{key: batch[key] for key in inputs})
+            pred = _to_size(pred, image[:, :1], names, PROTOCOLS["imde"])
+            picture, _ = warp(batch["right"], pred, batch["intrinsics"], transform)
+            error = photometric_error(picture, image).mean((1, 2, 3))
+            yield {"error": error.double().sum()}
+
+    with evaluating(model):
+        total = add_in_order(measure, chunks(len(dataset), batch_size), distributed=distributed)
+    return total["error"].item() / len(dataset)
+
+
+def _device(model: nn.Module, device: torch.device | str | None) -> torch.device | str:
+    """Where to run: where the model is, or there, with the model."""
+    if device is not None:
+        model.to(device)
+        return device
+    parameter = next(model.parameters(), None)
+    return torch.device("cpu") if parameter is None else parameter.device
 
 
 def completion_curve(
@@ -514,7 +636,7 @@ def completion_curve(
     return pd.DataFrame(rows)
 
 
-def _to_size(pred: Tensor, target: Tensor, names: list, *, align_corners: bool) -> Tensor:
+def _to_size(pred: Tensor, target: Tensor, names: list, rules: Protocol) -> Tensor:
     if not isinstance(pred, Tensor) or pred.ndim != 4 or pred.shape[:2] != target.shape[:2]:
         given = tuple(pred.shape) if isinstance(pred, Tensor) else type(pred).__name__
         raise ValueError(
@@ -531,4 +653,7 @@ def _to_size(pred: Tensor, target: Tensor, names: list, *, align_corners: bool) 
     pred = pred.float()
     if pred.shape[-2:] == target.shape[-2:]:
         return pred
-    return F.interpolate(pred, target.shape[-2:], mode="bilinear", align_corners=align_corners)
+    way = {"mode": "bilinear", "align_corners": rules.align_corners}
+    if rules.in_disparity:
+        return 1 / F.interpolate(1 / pred.clamp(min=MIN_DEPTH), target.shape[-2:], **way)
+    return F.interpolate(pred, target.shape[-2:], **way)

@@ -89,6 +89,8 @@ def plot_projection(image: Tensor, depth: Tensor, *, vmax: float | None = None) 
     """Sparse depth (1, H, W) in metres as dots over the image that it belongs to.
 
     Near dots lie above far ones. `vmax`: depth of the brightest colour, metres; None = farthest.
+
+    Raises ValueError for depth of another size, or vmax that no depth is below.
     """
     h, w = image.shape[1:]
     if depth.shape != (1, h, w):
@@ -98,6 +100,8 @@ def plot_projection(image: Tensor, depth: Tensor, *, vmax: float | None = None) 
     show_image(ax, 0.5 + 0.5 * image.mean(0).expand(3, -1, -1))  # the colours are the depth's
     y, x = np.nonzero(depth[0].cpu().numpy() > 0)
     metres = depth[0].cpu().numpy()[y, x]
+    if vmax is not None and len(x) and not metres.min() < vmax:
+        raise ValueError(f"vmax={vmax:g} m: the nearest point is {metres.min():.2f} m away.")
     order = metres.argsort()[::-1]
     norm = LogNorm(*((metres.min(), vmax or metres.max()) if len(x) else (1, 80)))
     dots = ax.scatter(x[order], y[order], 3.5, metres[order], cmap=DEPTH, norm=norm, linewidths=0)
@@ -178,8 +182,8 @@ def plot_point_cloud(
 
     flat, distance = seen(xyz)
     low, high = np.quantile(flat, [0.003, 0.997], axis=0)
-    low, high = low - 0.04 * (high - low), high + 0.04 * (high - low)
-    span = high - low
+    span = np.maximum(1.08 * (high - low), 0.02)  # of a single point, too
+    low, high = (low + high - span) / 2, (low + high + span) / 2
     width = 10.0
     height = float(np.clip(width * span[1] / span[0], 3, 8))
     fig, ax = plt.subplots(figsize=(width, height), layout="constrained")
@@ -594,6 +598,7 @@ def _curves(filled: Collection[str]) -> tuple[pd.DataFrame, dict[str, str]]:
         (_ACCURACY, "depth loss,\ntraining", "depth_loss", {}),
         (_ACCURACY, "δ1,\nvalidation", "val_d1", {}),
         (_ACCURACY, "RMS [m],\nvalidation", "val_rms", {}),
+        (_ACCURACY, "photometric error,\nvalidation", "val_photometric", {}),
         (_ACCURACY, _RATIO, "gradient_ratio", {}),
     ]
     for layer, mark in marks.items():
@@ -1230,7 +1235,8 @@ def plot_sparse_point(
         gap = torch.where(sparse > 0, (alone - sparse).abs(), -1.0)[0]
         point = tuple(int(i) for i in np.unravel_index(int(gap.argmax()), gap.shape))
     row, column = point
-    measured = sparse[0, row, column].item()
+    inside = 0 <= row < sparse.shape[1] and 0 <= column < sparse.shape[2]
+    measured = sparse[0, row, column].item() if inside else 0.0
     if not measured > 0:
         at = (sparse[0] > 0).nonzero()[:5].tolist()
         raise ValueError(f"No measurement at {point}. There are some at {at}.")
@@ -1250,7 +1256,7 @@ def plot_sparse_point(
     frame = frame.sort_values(["away", "selectivity"], ascending=[True, False]).head(num_units)
 
     h, w = sparse.shape[-2:]
-    fig, axes = _grid(3, 2 + len(frame), 12, h / w)
+    fig, axes = _grid(3, 2 + len(frame), 12, max(h / w, 0.4))  # room for words beside low images
     show_image(axes[0, 0], item["image"])
     ys, xs = (sparse[0] > 0).nonzero().T.tolist()
     axes[0, 0].scatter(xs, ys, 3, "w", linewidths=0)
@@ -1259,9 +1265,12 @@ def plot_sparse_point(
     axes[2, 0].set_axis_off()
     for ax, depth in zip(axes[:, 1], depths, strict=False):
         show_depth(ax, depth[None], vmax=vmax)
-    fig.colorbar(shown, ax=axes[:2, 0].tolist(), label="depth [m]", location="left", shrink=0.6)
     change = _difference(axes[2, 1], depths[1] - depths[0])
-    fig.colorbar(change, ax=axes[2, 0], label="change of depth [m]", location="right")
+    for mappable, label, y in ((shown, "depth [m]", 0.85), (change, "change of depth [m]", -0.25)):
+        place = axes[2, 0].inset_axes([0.05, y, 0.9, 0.12])
+        bar = fig.colorbar(mappable, cax=place, orientation="horizontal")
+        bar.set_label(label, fontsize=8)
+        bar.ax.tick_params(labelsize=7)
     for column_axes, unit in zip(axes[:, 2:].T, frame.itertuples(), strict=True):
         before, after = (m[unit.unit] for m in maps)
         top = torch.stack([before, after]).abs().quantile(0.99).item() or 1.0
@@ -1284,8 +1293,8 @@ def plot_sparse_point(
     axes[0, 0].set_title("image, sparse samples", fontsize=9)
     axes[1, 0].set_title("ground truth", fontsize=9)
     axes[0, 1].set_title("predicted depth", fontsize=9)
-    for ax, words in zip(axes[:, 1], ("without the point", "with it", "difference"), strict=True):
-        ax.set_ylabel(words, fontsize=9)
+    for ax, words in zip(axes[:, 1], ("without\nthe point", "with it", "difference"), strict=True):
+        ax.set_ylabel(words, fontsize=9, rotation=0, ha="right", va="center")
     words = f" moved by {offset:+g} m to {measured + offset:.2f} m" if offset else ""
     fig.suptitle(
         f"One measurement of {measured:.2f} m{words}, {len(xs) - 1} others stay · {layer}, "

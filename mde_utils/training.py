@@ -2,6 +2,9 @@
 
     loss = loss_scale · depth_loss + imde_alpha · selectivity        (You et al. 2021, equation 3)
 
+The depth loss compares with ground truth, or, "stereo", explains one picture of a pair by the other
+(:func:`mde_utils.losses.stereo_loss_terms`) and needs none.
+
 A run lives in a folder (:mod:`mde_utils.runs`) and may be killed at any moment: it goes on from its
 last checkpoint, inside an epoch too, and on a CPU ends with the same weights bit for bit. From a
 shell: ``python -m mde_utils.training config.json``; on several GPUs
@@ -35,7 +38,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from mde_utils.activations import find_layer, tap
 from mde_utils.checkpoints import load_weights, save_weights
-from mde_utils.config import BEST_BY, LOSSES, RECIPES, SCHEDULES, Recipe, TrainConfig
+from mde_utils.config import BEST_BY, LOSSES, RECIPES, SCHEDULES, STEREO, Recipe, TrainConfig
 from mde_utils.data import CachedDataset, collate, load_dataset
 from mde_utils.depth_bins import find_range
 from mde_utils.dissection import dissect
@@ -46,11 +49,13 @@ from mde_utils.environment import (
     progress,
     seed_everything,
 )
-from mde_utils.evaluation import evaluate
+from mde_utils.evaluation import evaluate, photometric
+from mde_utils.losses import DECODER_SCALES
 from mde_utils.models import build_model
 from mde_utils.processes import gather, rank_and_world
 from mde_utils.runs import BEST, CURVES, RunFolder
 from mde_utils.selectivity import EPS, SelectivityLoss, assigned_bins, depth_selectivity
+from mde_utils.stereo import check_pair, data_graft
 
 __all__ = ["LOSSES", "RECIPES", "SCHEDULES", "History", "Recipe", "TrainConfig", "fit", "launch"]
 
@@ -60,6 +65,9 @@ PROBE_EVERY = 100
 GRADIENT_RATIO = (0.01, 10.0)
 #: So many times the depth loss of the first epoch, and a run warns.
 GROWN = 2.0
+#: How far the baseline of a pair may be from the network's, as a share of it: KITTI's cameras are
+#: 0.5327 to 0.537 m apart, and the publication's 5.4 takes them for 0.54.
+SAME_BASELINE = 0.02
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,6 +123,14 @@ def fit(
     the epoch and the image alone, so neither an interruption nor the number of workers or
     processes changes what is trained on.
 
+    With ``depth_loss="stereo"`` the network (its ``disparities``) learns from pairs: items with
+    ``right``, ``intrinsics``, ``baseline`` and, unless switched off, ``hint``. Their depth is not
+    looked at, but by the selectivity, unless that goes by the network's own (``imde_depth``). Its
+    metres are right if ``baseline`` of the model is that of the pairs. Validation is by depth
+    where the validation set has any. One of pairs without it is validated by their photometric
+    error, which takes ``best_by="photometric"`` and says nothing about metres; then the history
+    has no ``val_selectivity_`` and its like, which need depth.
+
     Columns of the history, a row an epoch, whether the run is selective or not:
         ``depth_loss`` (unscaled), ``selectivity_term`` (the sum over layers in the loss), ``loss``:
         means over images;
@@ -125,7 +141,9 @@ def fit(
         that a batch has pixels of), ``train_absent_`` (units whose assigned bin a batch lacks),
         ``train_collapsed_`` and ``val_collapsed_`` (units without any response in the epoch),
         ``val_selectivity_`` and ``val_assigned_`` (at the best bin, at the assigned one);
-        ``val_`` and a metric: protocol ``imde``; ``lr`` of the epoch's last step, ``imde_alpha`` at
+        ``train_`` and a term of the stereo loss: its mean over images;
+        ``val_`` and a metric: protocol ``imde``; ``val_photometric`` where it is asked for;
+        ``lr`` of the epoch's last step, ``imde_alpha`` at
         its end;
         ``seconds`` and ``images_per_s`` of training, ``data_seconds`` of it waiting for images.
 
@@ -136,14 +154,17 @@ def fit(
 
     Args:
         model: maps images to metres; an ``nn.Module`` without ``loss_scale`` has 1.
-        train_set, val_set: items with ``image`` and ``depth``.
+        train_set, val_set: items with ``image`` and ``depth``, or pairs.
         on_epoch: called with the history so far after every epoch, for live plots.
 
     Raises:
         ValueError: an empty data set, one without valid depth, no validation set, unknown layers, a
             run folder of another config, checkpoints none of which can be read, a batch that the
             processes cannot share, or one without valid depth (naming its images); a model that is
-            frozen throughout, or takes an input that items lack.
+            frozen throughout, or takes an input that items lack; pairs that are none (see
+            ``check_pair``, made of the first item; it warns of what looks exchanged or not
+            rectified), lack what the stereo loss takes, or whose baseline is not the network's; a
+            network without ``disparities``.
         FileNotFoundError: ``resume_from`` holds no run.
         OSError: the run folder cannot be written (raised before the first epoch) or is full; the
             last checkpoint stands.
@@ -216,9 +237,18 @@ class _Batches:
             yield [(self.epoch, index) for index in batch[self.rank :: self.world]]
 
 
-def _check_data(name: str, dataset, span: tuple[float, float], inputs: Iterable[str]) -> None:
-    """Refuse a data set without images, without one of the network's inputs, or without any depth
-    that can be learned or measured."""
+def _check_data(
+    name: str,
+    dataset,
+    span: tuple[float, float],
+    inputs: Iterable[str],
+    *,
+    needed: bool = True,
+    otherwise: str = "",
+) -> bool:
+    """Whether a data set has any depth that can be learned or measured. Refuse one without images,
+    without one of the network's inputs, or without depth where that is needed; ``otherwise``: what
+    can be done without it."""
     if len(dataset) == 0:
         raise ValueError(f"The {name} set is empty.")
     for i in range(len(dataset)):
@@ -228,12 +258,55 @@ def _check_data(name: str, dataset, span: tuple[float, float], inputs: Iterable[
                 f"The model takes {missing[0]!r} beside the image, which items of the {name} set "
                 f"lack; they have {', '.join(item)}."
             )
-        if ((item["depth"] > 0) & (item["depth"] < span[1])).any():
+        if "depth" not in item:
             break
-    else:
+        if ((item["depth"] > 0) & (item["depth"] < span[1])).any():
+            return True
+    if needed:
         raise ValueError(
             f"The {name} set has no depth between 0 and {span[1]:g} m in any of its "
             f"{len(dataset)} images: is it in metres, and 0 only where there is no measurement?"
+            f"{otherwise}"
+        )
+    return False
+
+
+def _check_pairs(name: str, dataset, model: nn.Module, *, hints: bool) -> None:
+    """Refuse a data set whose first item is no pair for this network."""
+    item = dataset[0]
+    wanted = ("right", "intrinsics", "baseline", *(("hint",) if hints else ()))
+    if missing := [key for key in wanted if key not in item]:
+        remedy = (
+            "Give load_dataset hints=True, or the config stereo={'hints': False}."
+            if missing == ["hint"]
+            else "Load 'rooms' or 'streets' with baseline=…, 'kitti' with right=True."
+        )
+        raise ValueError(
+            f"Pairs need image, {', '.join(wanted)}; items of the {name} set lack "
+            f"{', '.join(missing)}, they have {', '.join(item)}. {remedy}"
+        )
+    check_pair(
+        item["image"],
+        item["right"],
+        focal=float(item["intrinsics"][0, 0]),
+        baseline=float(item["baseline"]),
+        hint=item["hint"] if hints else None,
+        name=f"{item.get('name', 'item 0')} of the {name} set",
+    )
+    _check_baseline(torch.tensor([float(item["baseline"])]), model)
+
+
+def _check_baseline(baselines: Tensor, model: nn.Module) -> None:
+    """Refuse pairs that would teach the network another scale than it has."""
+    own = getattr(model, "options", {}).get("baseline")
+    if own is None:
+        return
+    wrong = (baselines.abs() - own).abs() > SAME_BASELINE * own
+    if wrong.any():
+        found = baselines[wrong][0].abs().item()
+        raise ValueError(
+            f"The network takes the cameras to be {own:g} m apart, but those of these pairs are "
+            f"{found:.4g} m apart: its metres would be wrong. Build it with baseline={found:.4g}."
         )
 
 
@@ -249,16 +322,31 @@ class _Losses:
     term: Tensor | None  # unweighted sum over layers; None without a pixel inside the bins
     terms: dict[str, Tensor]
     pooled: dict[str, tuple[Tensor, Tensor]]
+    parts: dict[str, Tensor]  # of the depth loss, where it says them
+
+
+class _Disparities(nn.Module):
+    """A network as the stereo loss calls it: DistributedDataParallel knows ``forward`` alone."""
+
+    def __init__(self, net: nn.Module, scales: int | None):
+        super().__init__()
+        self.net, self.scales = net, scales
+        self.full_scale = scales is None or scales > DECODER_SCALES
+
+    def forward(self, image: Tensor) -> list[Tensor]:
+        return self.net.disparities(image, full_scale=self.full_scale)[: self.scales]
 
 
 class _Step:
     """The loss of one batch and its parts."""
 
-    def __init__(self, model, config: TrainConfig, span, device, dtype):
-        self.model, self.config, self.device, self.dtype = model, config, device, dtype
+    def __init__(self, model, bare, config: TrainConfig, span, device, dtype):
+        self.model, self.bare = model, bare
+        self.config, self.device, self.dtype = config, device, dtype
         self.depth_loss = LOSSES[config.depth_loss]
-        wrapped = isinstance(model, nn.parallel.DistributedDataParallel)
-        bare = model.module if wrapped else model
+        self.of = self._of_pairs if config.depth_loss == "stereo" else self._of_depth
+        self.stereo = STEREO | config.stereo
+        self.graft = self.stereo.pop("graft")
         self.scale = getattr(bare, "loss_scale", 1.0)
         self.inputs = tuple(getattr(bare, "input_names", ()))
         self.selectivity = SelectivityLoss(
@@ -274,13 +362,7 @@ class _Step:
 
         ``alpha`` is the weight of the term; ``probe`` asks for its gradient in any run.
         """
-        image = batch["image"].to(self.device, memory_format=torch.channels_last, non_blocking=True)
-        target = batch["depth"].to(self.device, non_blocking=True)
-        extra = {k: batch[k].to(self.device, non_blocking=True) for k in self.inputs}
-        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype is not None):
-            pred = self.model(image, **extra)
-        target = F.interpolate(target, pred.shape[-2:], mode="nearest-exact")
-        depth = self.depth_loss(pred.float(), target)
+        depth, parts, target = self.of(batch)
         loss, term, terms, pooled = self.scale * depth, None, {}, {}
         if acts:
             wanted = self.config.neuron_selective
@@ -291,7 +373,36 @@ class _Step:
                     term = torch.stack(list(terms.values())).sum()
             if wanted and term is not None:
                 loss = loss + alpha * term
-        return _Losses(loss, depth, term, terms, pooled)
+        return _Losses(loss, depth, term, terms, pooled, parts)
+
+    def _of_depth(self, batch: dict) -> tuple[Tensor, dict[str, Tensor], Tensor]:
+        """The depth loss, its parts, and the depth by which units become selective."""
+        image = batch["image"].to(self.device, memory_format=torch.channels_last, non_blocking=True)
+        target = batch["depth"].to(self.device, non_blocking=True)
+        extra = {k: batch[k].to(self.device, non_blocking=True) for k in self.inputs}
+        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype is not None):
+            pred = self.model(image, **extra)
+        target = F.interpolate(target, pred.shape[-2:], mode="nearest-exact")
+        return self.depth_loss(pred.float(), target), {}, target
+
+    def _of_pairs(self, batch: dict) -> tuple[Tensor, dict[str, Tensor], Tensor | None]:
+        """The same without ground truth."""
+        _check_baseline(batch["baseline"], self.bare)
+        wanted = ("image", "right", "intrinsics", "baseline", "hint", "depth")
+        batch = {k: batch[k].to(self.device, non_blocking=True) for k in wanted if k in batch}
+        if self.graft:
+            batch = data_graft(batch)
+        image = batch["image"].contiguous(memory_format=torch.channels_last)
+        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype is not None):
+            found = self.model(image)
+        parts = self.depth_loss(found, batch, **self.stereo)
+        depth = torch.stack(list(parts.values())).sum()
+        size, target = image.shape[-2:], None
+        if self.config.imde_depth == "own":
+            target = self.bare.metres([x.detach() for x in found], size)
+        elif "depth" in batch:
+            target = F.interpolate(batch["depth"], size, mode="nearest-exact")
+        return depth, parts, target
 
 
 # ------------------------------------------------------------------ the log
@@ -327,6 +438,8 @@ class _Tally:
     def add_step(self, losses: _Losses, images: int) -> None:
         self.add("depth_loss", losses.depth, images)
         self.add("loss", losses.loss, images)
+        for name, value in losses.parts.items():
+            self.add(f"train_{name}", value, images)
         if losses.term is not None:
             self.add("selectivity_term", losses.term, images)
         for layer, (sums, counts) in losses.pooled.items():
@@ -393,9 +506,8 @@ class _Trainer:
                 "fit needs a validation set: the best epoch is chosen on it. Give a part of the "
                 "training images that is not trained on."
             )
-        self.span = find_range(train_set, model)
-        for name, dataset in (("training", train_set), ("validation", val_set)):
-            _check_data(name, dataset, self.span, getattr(model, "input_names", ()))
+        self.span, self.bare = find_range(train_set, model), model
+        self._check_sets()
         for layer in config.cfg_layers:
             find_layer(model, layer)
         self.batches = _Batches(len(train_set), config, self.rank, self.world)
@@ -408,10 +520,15 @@ class _Trainer:
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=dtype == torch.float16)
         self.parameters = [p for p in self.bare.parameters() if p.requires_grad]
         self.optimiser = _optimiser(self.bare, config)
-        self.model = self.bare
+        self.model, scales = self.bare, None
+        if config.depth_loss == "stereo":
+            scales = config.stereo.get("scales")
+            self.model = _Disparities(self.bare, scales)
         if self.world > 1:
             ids = [self.device.index] if self.device.type == "cuda" else None
-            self.model = nn.parallel.DistributedDataParallel(self.bare, device_ids=ids)
+            self.model = nn.parallel.DistributedDataParallel(
+                self.model, device_ids=ids, find_unused_parameters=scales is not None
+            )
         self.loader = DataLoader(
             _Items(train_set, config.seed),
             batch_sampler=self.batches,
@@ -421,7 +538,7 @@ class _Trainer:
             persistent_workers=config.num_workers > 0,
             pin_memory=self.device.type == "cuda",
         )
-        self.step = _Step(self.model, config, self.span, self.device, dtype)
+        self.step = _Step(self.model, self.bare, config, self.span, self.device, dtype)
 
         self.rows: list[dict] = []
         self.epoch, self.position, self.tally = 1, 0, _Tally()
@@ -430,6 +547,56 @@ class _Trainer:
         self.previous_names = ""
         self.writer = None
         self._go_on()
+
+    def _check_sets(self) -> None:
+        """Refuse what this run cannot be trained on or measured by, before it begins."""
+        config, model = self.config, self.bare
+        stereo, inputs = config.depth_loss == "stereo", getattr(model, "input_names", ())
+        if not stereo and (config.stereo or config.imde_depth == "own"):
+            raise ValueError(
+                f"stereo={config.stereo} and imde_depth={config.imde_depth!r} are about learning "
+                f"from pairs; with depth_loss={config.depth_loss!r} leave out both, or take "
+                "'stereo'."
+            )
+        if stereo and not hasattr(model, "disparities"):
+            raise ValueError(
+                f"depth_loss='stereo' trains a network by its disparities (epcdepth_resnet18, …); "
+                f"{type(model).__name__} says depth alone."
+            )
+        settings = STEREO | config.stereo
+        scales, finest = settings["scales"], getattr(model, "output_scale", 0)
+        if stereo and scales is not None and scales <= (2 if finest == -1 else finest):
+            raise ValueError(
+                f"scales={scales} in stereo trains fewer disparities than the network's depth is "
+                f"made of (output_scale={finest})."
+            )
+        watched = bool(config.cfg_layers) and config.imde_depth == "truth"
+        otherwise = (
+            " Without it the layers in cfg_layers can be watched by the network's own, "
+            "imde_depth='own', or not at all, cfg_layers=()."
+            if stereo
+            else " Pairs need none, with depth_loss='stereo'."
+        )
+        _check_data(
+            "training",
+            self.train_set,
+            self.span,
+            inputs,
+            needed=not stereo or watched,
+            otherwise=otherwise,
+        )
+        if stereo:
+            _check_pairs("training", self.train_set, model, hints=settings["hints"])
+        self.by_depth = _check_data(
+            "validation",
+            self.val_set,
+            self.span,
+            inputs,
+            needed=config.best_by != "photometric",
+            otherwise=" Pairs can be measured without, with best_by='photometric'.",
+        )
+        if config.best_by == "photometric":
+            _check_pairs("validation", self.val_set, model, hints=False)
 
     def __enter__(self):
         return self
@@ -457,7 +624,10 @@ class _Trainer:
             row = self._row()
             self.rows.append(row)
             if self.lead:
-                epochs.set_postfix(d1=f"{row['val_d1']:.3f}", rms=f"{row['val_rms']:.3f} m")
+                shown = [k for k in ("d1", "rms", "photometric") if f"val_{k}" in row]
+                epochs.set_postfix(
+                    {k: f"{row[f'val_{k}']:.3f}{' m' * (k == 'rms')}" for k in shown}
+                )
                 self._warn(row)
             if _best(self.rows, config.best_by) == self.epoch:
                 state = self.bare.state_dict()
@@ -610,12 +780,15 @@ class _Trainer:
         }
         images = len(self.batches) * min(config.batch_size, self.batches.images)
         row["images_per_s"] = images / max(clock["seconds"], 1e-9)
-        metrics = evaluate(self.bare, self.val_set, cap=self.span[1])
+        metrics = evaluate(self.bare, self.val_set, cap=self.span[1]) if self.by_depth else {}
+        if config.best_by == "photometric":
+            metrics["photometric"] = photometric(self.bare, self.val_set)
         row |= {f"val_{k}": v for k, v in metrics.items()}
         if config.cfg_layers:
             terms = [f"train_term_{layer}" for layer in config.cfg_layers]
             for name in ("selectivity_term", "gradient_ratio", *terms):
                 row.setdefault(name, math.nan)  # where no batch had one
+        if config.cfg_layers and self.by_depth:
             seen = dissect(
                 self.bare,
                 self.val_set,
@@ -906,7 +1079,7 @@ def main(arguments: list[str]) -> None:
     history = fit(model, *sets, config)
     if rank_and_world()[0] == 0:
         if history.finished:
-            wanted = ("val_d1", "val_rms", "val_rel", "val_selectivity_")
+            wanted = ("val_d1", "val_rms", "val_rel", "val_photometric", "val_selectivity_")
             best = ", ".join(
                 f"{k} {v:.4f}" for k, v in history.best.items() if k.startswith(wanted)
             )

@@ -1,5 +1,6 @@
 """What may stand in a config, what is said of what may not, and what recipes mean."""
 
+import inspect
 import json
 import math
 from dataclasses import asdict, fields, replace
@@ -10,7 +11,16 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mde_utils.config import HANDLING, LOSSES, RECIPES, SCHEDULES, TrainConfig
+from mde_utils.config import (
+    HANDLING,
+    LOSSES,
+    RECIPES,
+    SCHEDULES,
+    STEREO,
+    YOUNGER,
+    TrainConfig,
+)
+from mde_utils.losses import stereo_loss_terms
 
 A_CHANGE = {
     "model": "meter_s",
@@ -33,6 +43,8 @@ A_CHANGE = {
     "decay_prefix": "encoder.",
     "adam_epsilon": 1e-6,
     "depth_loss": "mff",
+    "imde_depth": "own",
+    "stereo": {"hints": False},
     "optimizer": "adam",
     "schedule": "step",
     "decay_every": 2,
@@ -98,6 +110,13 @@ def test_values_of_another_kind_are_refused(field):
         ({"method": "asign"}, "Unknown method 'asign'. Known: assign, reg"),
         ({"definition": "x"}, "Unknown definition 'x'. Known: paper, reference"),
         ({"depth_loss": "x"}, "Unknown depth_loss 'x'. Known: balanced, mff"),
+        ({"imde_depth": "x"}, "Unknown imde_depth 'x'. Known: truth, own"),
+        ({"stereo": {"hint": False}}, "Unknown key 'hint' in stereo. Known: hints, automask"),
+        ({"stereo": {"graft": 1}}, "graft in stereo must be true or false; got 1"),
+        ({"stereo": {"scales": 0}}, "scales in stereo must be a whole number from 1 on, or None"),
+        ({"stereo": {"scales": True}}, "scales in stereo must be a whole number"),
+        ({"stereo": {"smooth": -0.1}}, "smooth in stereo must be a number from 0 on; got -0.1"),
+        ({"stereo": {"distillation": False}}, "distillation in stereo must be a number"),
         ({"optimizer": "x"}, "Unknown optimizer 'x'. Known: adamw, adam, sgd"),
         ({"schedule": "x"}, "Unknown schedule 'x'. Known: constant, cosine, step"),
         ({"best_by": "loss"}, "Unknown best_by 'loss'. Known: d1, rms, rel"),
@@ -194,6 +213,38 @@ def test_a_recipe_in_a_file_is_changed_by_the_other_keys(tmp_path):
     assert config.data_options["train"] == {"augment": "meter"}
     # As it was run, it no longer depends on what the recipe says.
     assert "recipe" not in asdict(TrainConfig.load(config.save(tmp_path / "run.json")))
+
+
+def test_the_stereo_losss_switches_are_what_takes_them():
+    given = inspect.signature(stereo_loss_terms).parameters
+    for key, value in STEREO.items():
+        assert key == "graft" or given[key].default == value
+    whole = TrainConfig(stereo=dict(STEREO))
+    assert whole.stereo == STEREO and TrainConfig(stereo={"scales": 5}).stereo == {"scales": 5}
+
+
+def test_younger_settings_leave_the_names_of_runs(tmp_path):
+    """Those of a run from before they were there, whose file does not say them."""
+    path = TrainConfig(num_epochs=3).save(tmp_path / "config.json")
+    values = json.loads(path.read_text())
+    for key in YOUNGER:
+        del values[key]
+    path.write_text(json.dumps(values))
+    former, now = TrainConfig.load(path), TrainConfig(num_epochs=3)
+    assert former.identity() == now.identity() and not set(YOUNGER) & now.identity().keys()
+    assert former.difference(now) == []
+    other = replace(now, stereo={"scales": 5})
+    assert now.difference(other) == ["stereo: {} here, {'scales': 5} there"]
+    assert other.identity()["stereo"] == {"scales": 5}
+
+
+def test_epcdepths_recipe():
+    config = TrainConfig.recipe("epc_paper")
+    assert [config.rate(epoch) for epoch in (1, 15, 16, 20)] == pytest.approx(
+        [1e-4] * 2 + [1e-5] * 2
+    )
+    assert config.depth_loss == "stereo" and config.stereo == {} and config.optimizer == "adam"
+    assert config.data_options["train"] == {"augment": "epc", "hints": True}
 
 
 @pytest.mark.parametrize("name", RECIPES)

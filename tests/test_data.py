@@ -29,7 +29,8 @@ def test_registries_name_what_exists():
     from importlib import import_module
 
     assert {"rooms", "streets", "nyu", "kitti"} <= {*DATASETS}
-    assert {*AUGMENTATIONS} == {"meter", "mff", "mff_crop", "bts", "bts_kitti", "cspn"}
+    known = {"meter", "mff", "mff_crop", "bts", "bts_kitti", "cspn", "epc", "epc_nyu"}
+    assert {*AUGMENTATIONS} == known
     assert hasattr(import_module("mde_utils.data.nyu"), DATASETS["nyu"][1])
 
 

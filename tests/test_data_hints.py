@@ -143,3 +143,18 @@ def test_what_is_no_pair_is_named_before_any_work(counted):
     swapped = items[0] | {"image": items[0]["right"], "right": items[0]["image"]}
     with pytest.warns(UserWarning, match="rooms/train/000000 seem to be exchanged"):
         WithHints([swapped], cache=False)
+
+
+def test_load_dataset_gives_hints_and_then_augments():
+    loaded = rooms(hints=True, augment="epc")
+    expected = WithHints(rooms())
+    turned = 0
+    for i in range(4):
+        torch.manual_seed(i)
+        item, plain = loaded[i], expected[i]
+        mirrored = item["baseline"] < 0
+        turned += mirrored
+        assert torch.equal(item["hint"], plain["hint"].flip(-1) if mirrored else plain["hint"])
+    assert 0 < turned < 4
+    with pytest.raises(ValueError, match="Depth hints need pairs.*baseline=0.54"):
+        load_dataset("rooms", "train", size=SIZE, limit=2, hints=True)

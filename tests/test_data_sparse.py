@@ -107,9 +107,9 @@ def test_it_passes_for_the_data_set_that_it_wraps(rooms):
     assert torch.equal(copy[1]["sparse_depth"], SparseSamples(rooms, 10, seed=3)[1]["sparse_depth"])
 
 
-@pytest.mark.parametrize("number", [-1, 0.5])
+@pytest.mark.parametrize("number", [-1, 0.5, True, "50", None])
 def test_a_number_of_samples_is_whole(number):
-    with pytest.raises(ValueError, match=f"given {number}"):
+    with pytest.raises(ValueError, match=f"given {number!r}"):
         SparseSamples(items(), number)
 
 

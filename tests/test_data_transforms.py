@@ -9,16 +9,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader, Dataset
 
-from mde_utils.data import AUGMENTATIONS
+from mde_utils.data import AUGMENTATIONS, collate
 from mde_utils.data import transforms as module
+from mde_utils.data.streets import render_street
 from mde_utils.data.transforms import (
     bts_augment,
     bts_kitti_augment,
     cspn_augment,
+    epc_augment,
+    epc_nyu,
     meter_augment,
     mff_augment,
+    network_input,
     resolve_augmentation,
 )
+from mde_utils.evaluation import EIGEN
+from mde_utils.stereo import photometric_error, stereo_transform, warp
 
 STEPS = ("mirror", "channels", "crop", "shift")
 NO_COLOUR = {
@@ -372,7 +378,7 @@ def test_workers_draw_differently_and_repeatably():
     assert not torch.equal(first, draw(1))
 
 
-@pytest.mark.parametrize("name", AUGMENTATIONS)
+@pytest.mark.parametrize("name", sorted(AUGMENTATIONS.keys() - module.OF_PAIRS))
 def test_a_stereo_pair_is_refused(name):
     item = picture()
     with pytest.raises(ValueError, match=f"'{name}'.*right view.*baseline=None"):
@@ -388,6 +394,77 @@ def test_resolve():
         resolve_augmentation("meters")
     with pytest.raises(TypeError, match="not list"):
         resolve_augmentation([])
+
+
+# ---- EPCDepth --------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def street():
+    item = render_street("test", 1, size=(48, 160), baseline=0.54, clean=True)
+    depth = torch.where(item["depth"] > 0, item["depth"], 1e4)  # the sky
+    return item | {"depth": depth, "hint": depth.clone(), "baseline": 0.54, "focal": 1.0}
+
+
+def error_of(item):
+    """How well the other picture, warped by depth, explains the picture."""
+    batch = collate([item])
+    transform = stereo_transform(batch["baseline"].float())
+    picture, _ = warp(batch["right"], batch["depth"], batch["intrinsics"], transform)
+    return photometric_error(picture, batch["image"]).mean().item()
+
+
+def test_a_pair_in_a_mirror_is_one_with_the_cameras_exchanged(street):
+    out = epc_augment(street, mirror=1, colour=0)
+    assert out["baseline"] == -0.54 and street["baseline"] == 0.54
+    for name in ("image", "right", "depth", "hint"):  # each picture keeps its place
+        assert torch.equal(out[name], street[name].flip(-1))
+    cx = street["intrinsics"][0, 2]
+    assert out["intrinsics"][0, 2] == 159 - cx and out["intrinsics"][0, 0] > 0
+    assert error_of(out) == pytest.approx(error_of(street), rel=0.02)
+    assert error_of(out | {"baseline": 0.54}) > 1.5 * error_of(out)
+    again = epc_augment(out, mirror=1, colour=0)
+    assert again["baseline"] == 0.54 and torch.equal(again["image"], street["image"])
+
+
+def test_both_pictures_change_their_colours_alike(street):
+    seen = set()
+    for _ in seeds(8):
+        twice = epc_augment(street | {"right": street["image"]}, mirror=0, colour=1)
+        assert torch.equal(twice["image"], twice["right"])
+        out = epc_augment(street, mirror=0, colour=1)
+        assert error_of(out) == pytest.approx(error_of(street), rel=0.5)
+        assert torch.equal(out["depth"], street["depth"]) and out["baseline"] == 0.54
+        seen.add(out["image"].mean().item())
+    assert len(seen) == 8
+    # Half of the pairs are mirrored, half are coloured, and each is drawn by itself.
+    draws = [epc_augment(street) for _ in seeds(200)]
+    mirrored = [item["baseline"] < 0 for item in draws]
+    coloured = [
+        item["image"].mean().sub(street["image"].mean()).abs().item() > 1e-5 for item in draws
+    ]
+    for drawn in (mirrored, coloured, [a == b for a, b in zip(mirrored, coloured, strict=True)]):
+        assert 70 < sum(drawn) < 130
+
+
+def test_an_image_alone_is_augmented_too():
+    out = epc_augment(ramp(40, 60), mirror=1, colour=0)
+    assert torch.equal(out["label"], ramp(40, 60)["label"].flip(-1)) and "baseline" not in out
+
+
+def test_the_network_may_see_another_size_than_is_compared():
+    out = network_input(ramp(60, 90), size=(20, 30))
+    assert out["image"].shape == (3, 20, 30) and out["depth"].shape == (1, 60, 90)
+    torch.testing.assert_close(out["image"][0, 0, 5:25] * 90, 3 * torch.arange(5.0, 25) + 1)
+
+
+def test_what_epcdepth_sees_of_nyu():
+    item = ramp(480, 640)
+    out = epc_nyu(item)
+    assert out["image"].shape == (3, 288, 384)
+    assert torch.equal(out["label"], item["label"][44:471, 40:601])
+    assert out["frame"].tolist() == [44, 40, 480, 640] and "frame" not in item
+    assert epc_nyu(ramp(240, 320))["depth"].shape == (1, 235 - 22, 300 - 20)
 
 
 # ---- CSPN -------------------------------------------------------------------------------------
@@ -428,3 +505,12 @@ def test_cspn_draws_every_scale_and_is_the_identity_without():
         assert torch.equal(out["depth"], out["sparse_depth"])
         scales.append(6 / out["depth"].max().item())
     assert min(scales) < 1.05 and max(scales) > 1.45 and max(scales) < 1.52
+
+
+def test_the_view_says_where_in_the_frame_it_lies():
+    item = {"image": torch.rand(3, 480, 640), "depth": torch.ones(1, 480, 640), "baseline": 0.1}
+    out = AUGMENTATIONS["mff_crop"](item)
+    assert out["frame"].tolist() == [12, 16, 480, 640] and out["image"].shape == (3, 456, 608)
+    rows, columns = EIGEN.inside(out["frame"].tolist(), (456, 608))
+    assert (rows, columns) == (slice(33, 456), slice(25, 585))  # 45:471 and 41:601 of the frame
+    assert "baseline" not in out and "baseline" in item  # of no use without the other view

@@ -24,7 +24,12 @@ from mde_utils.evaluation import (
     describe_protocol,
     evaluate,
     image_metrics,
+    photometric,
+    predict,
 )
+from mde_utils.losses import post_process_disparity
+from mde_utils.models import build_model
+from mde_utils.models.epcdepth import disparity_to_depth
 
 KEYS = {"d1", "d2", "d3", "d1.02", "d1.05", "d1.10", "rms", "rms_log", "rel", "sq_rel", "log10"}
 
@@ -117,6 +122,8 @@ CROPS_OF_6x7 = {
     "bts-eigen": (..., slice(0, 5), slice(0, 6)),
     "kitti-garg": (..., slice(2, 5), slice(0, 6)),
     "imde-kitti": (..., slice(2, 5), slice(0, 6)),
+    "epc-kitti": (..., slice(2, 5), slice(0, 6)),
+    "epc-nyu": (..., slice(0, 5), slice(0, 6)),
 }
 
 
@@ -130,6 +137,8 @@ def test_evaluate_is_the_mean_of_compute_metrics(protocol):
         if protocol in ("mff", "sparse-500"):
             valid = depth > (1e-4 if protocol == "sparse-500" else 0)
             pred = pred.clamp(min=1e-3)
+        elif protocol == "epc-nyu":
+            valid = depth > 0
         else:
             valid = (depth > 1e-3) & (depth < 10)
             pred = pred.clamp(1e-3, 10)
@@ -137,6 +146,10 @@ def test_evaluate_is_the_mean_of_compute_metrics(protocol):
             inside = torch.zeros_like(valid)
             inside[CROPS_OF_6x7[protocol]] = True
             valid &= inside
+        if protocol == "epc-nyu":
+            pred = pred.clamp(min=1e-3)
+            ratio = np.median(depth[valid].numpy()) / np.median(pred[valid].numpy())
+            pred = (pred * ratio).clamp(0.1, 10)
         images.append(compute_metrics(pred[valid], depth[valid], strict=protocol != "mff"))
     expected = {key: np.mean([m[key] for m in images]) for key in KEYS}
     if protocol == "mff":
@@ -150,14 +163,20 @@ def test_evaluate_is_the_mean_of_compute_metrics(protocol):
 def test_predictions_are_brought_to_the_ground_truths_size(protocol):
     generator = torch.Generator().manual_seed(0)
     x = item(torch.rand(8, 8, generator=generator) * 8 + 1, torch.full((16, 12), 3.0))
-    aligned = PROTOCOLS[protocol].align_corners
+    rules = PROTOCOLS[protocol]
+    power = -1 if rules.in_disparity else 1
     pred = F.interpolate(
-        x["image"][None, :1, ::2, ::2] * 10, (16, 12), mode="bilinear", align_corners=aligned
+        (x["image"][None, :1, ::2, ::2] * 10) ** power,
+        (16, 12),
+        mode="bilinear",
+        align_corners=rules.align_corners,
     )
-    crop = PROTOCOLS[protocol].crop
+    pred, crop = pred**power, rules.crop
     if crop is not None:
         rows, columns = crop.inside((0, 0, 16, 12), (16, 12))
         pred = pred[..., rows, columns]
+    if rules.median_scaled:
+        pred = (pred * 3 / np.median(pred.numpy())).clamp(*rules.clamp)
     expected = compute_metrics(pred.flatten(), torch.full((pred.numel(),), 3.0))
     assert evaluate(Fixed(2), [x], protocol=protocol, cap=10.0)["rms"] == pytest.approx(
         expected["rms"], rel=1e-5
@@ -407,18 +426,24 @@ def test_boundaries_follow_the_protocol(protocol):
     """At the ground truth's size, after the protocol's upsampling, among its pixels."""
     x = item(step(4, size=(8, 8))[0, 0], step(9, height=0.6, size=(16, 16))[0, 0])
     x["depth"][:, :, 13:] = 12.0  # beyond imde's cap
-    aligned = PROTOCOLS[protocol].align_corners
-    pred = F.interpolate(
-        x["image"][None, :1] * 10, (16, 16), mode="bilinear", align_corners=aligned
-    )
-    depth = x["depth"][None].clone()
     rules = PROTOCOLS[protocol]
+    power = -1 if rules.in_disparity else 1
+    pred = F.interpolate(
+        (x["image"][None, :1] * 10) ** power,
+        (16, 16),
+        mode="bilinear",
+        align_corners=rules.align_corners,
+    )
+    pred, depth = pred**power, x["depth"][None].clone()
     if rules.capped:
         depth[depth > 10] = 0
     if rules.crop is not None:
         rows, columns = rules.crop.inside((0, 0, 16, 16), (16, 16))
         depth[..., rows, columns] *= -1
         depth = -depth.clamp(max=0)
+    if rules.median_scaled:
+        ratio = np.median(depth[depth > 0].numpy()) / np.median(pred[depth > 0].numpy())
+        pred = (pred * ratio).clamp(*rules.clamp)
     expected = {key: value.item() for key, value in boundary_metrics(pred, depth).items()}
     result = evaluate(Fixed(), [x], protocol=protocol, cap=10.0, boundaries=True)
     assert {key: result[key] for key in expected} == expected
@@ -559,7 +584,8 @@ def test_split_over_processes_to_the_last_bit(tmp_path):
 def test_a_protocol_says_what_it_does(name):
     line = describe_protocol(name, cap=10.0)
     assert "\n" not in line and name in line
-    assert ("10 m" in line) == PROTOCOLS[name].capped
+    assert ("< 10 m" in line) == PROTOCOLS[name].capped
+    assert line.endswith("median of each image" if PROTOCOLS[name].median_scaled else "metric")
 
 
 # ------------------------------------------------------------------ crops
@@ -613,6 +639,11 @@ def test_order_of_cropping_by_hand():
     # = 64.5 is the edge between rows 64 and 65; columns ⌊22.3⌋ - 6.5 = 15.5, ⌊598.7⌋ - 6.5.
     half = full(176, 608) | {"frame": torch.tensor([11.5, 6.5, 187.5, 621.0])}
     assert where_it_counts("kitti-garg", half) == ((64, 173), (15, 591))
+
+
+def test_epcdepths_crops_by_hand():
+    assert where_it_counts("epc-kitti", full(375, 1242)) == ((153, 371), (44, 1197))
+    assert where_it_counts("epc-nyu", full(480, 640)) == ((44, 471), (40, 601))
 
 
 def test_eigen_crop_by_hand():
@@ -739,3 +770,120 @@ def test_published_meter_on_real_frames(real):
     assert result["n"] == 120
     original = {"d1": 0.793, "d2": 0.957, "d3": 0.990, "rms": 0.531, "rel": 0.146, "log10": 0.062}
     assert {key: result[key] for key in original} == pytest.approx(original, abs=0.002)
+
+
+# ------------------------------------------------------------------ disparities
+
+
+@pytest.fixture(scope="module")
+def epcdepth():
+    torch.manual_seed(0)
+    model = build_model("epcdepth_test_resnet", width=32, baseline=0.54)
+    with torch.no_grad():
+        model.train()(torch.rand(2, 3, 64, 64))
+        finest = model.depth_decoder.disps[-1][0]  # far and near things in every image
+        finest.weight.mul_(40 / finest.weight.norm())
+        finest.bias.sub_(3)
+    return model.eval()
+
+
+def test_a_median_is_that_of_what_counts():
+    """A wrong scale is forgiven, and what the crop or a hole hides has no say in it."""
+    generator = torch.Generator().manual_seed(0)
+    depth = torch.rand(30, 40, generator=generator) * 4 + 2
+    pred = 0.2 * depth
+    pred[:2] = 500.0  # outside of the crop
+    depth[10:14] = 0.0
+    pred[10:14] = 0.01
+    result = evaluate(Fixed(), [item(pred, depth)], protocol="epc-nyu")
+    assert result["rel"] == pytest.approx(0, abs=1e-5) and result["d1.02"] == 1
+    assert evaluate(Fixed(), [item(pred, depth)], cap=80.0)["rel"] > 0.7
+    # An image without valid pixels is left out, as ever.
+    with pytest.warns(UserWarning, match="1 of 2 images have no valid pixel"):
+        both = evaluate(Fixed(), [item(pred, depth), item(pred, 0 * depth)], protocol="epc-nyu")
+    assert both == result
+
+
+@torch.no_grad()
+def test_nyu_reads_disparities_on_another_curve(epcdepth):
+    image, depth = torch.rand(1, 3, 64, 96), torch.rand(1, 1, 64, 96) * 5 + 1
+    x = {"image": image[0], "depth": depth[0]}
+    read = disparity_to_depth(epcdepth.disparities(image)[0], max_depth=10)
+    expected = image_metrics(read, depth, protocol="epc-nyu")
+    results = evaluate(epcdepth, [x], protocol=["epc-nyu", "imde"], cap=10.0)
+    assert results["epc-nyu"]["rel"] == pytest.approx(expected["rel"].item(), rel=1e-4)
+    plain = image_metrics(epcdepth(image), depth, protocol="epc-nyu")["rel"].item()
+    assert results["epc-nyu"]["rel"] != pytest.approx(plain, rel=1e-3)
+    plain = image_metrics(epcdepth(image), depth, cap=10.0)["rel"].item()
+    assert results["imde"]["rel"] == pytest.approx(plain, rel=1e-5)
+
+
+@torch.no_grad()
+def test_kittis_metres_are_the_baselines(epcdepth):
+    image, depth = torch.rand(1, 3, 64, 96), torch.rand(1, 1, 64, 96) * 5 + 1
+    x = {"image": image[0], "depth": depth[0]}
+    sigma = epcdepth.disparities(image)[0]
+    expected = image_metrics(5.4 / (0.01 + 9.99 * sigma), depth, protocol="epc-kitti", cap=80.0)
+    found = evaluate(epcdepth, [x], protocol="epc-kitti", cap=80.0)
+    assert found["rms"] == pytest.approx(expected["rms"].item(), rel=1e-5)
+
+
+@torch.no_grad()
+def test_post_processing_asks_the_mirrored_image_too(epcdepth):
+    image = torch.rand(2, 3, 64, 96)
+    mirrored = epcdepth(image.flip(-1)).flip(-1)
+    expected = 1 / post_process_disparity(1 / epcdepth(image), 1 / mirrored)
+    found = predict(epcdepth, image, post_process=True)
+    torch.testing.assert_close(found, expected)
+    assert torch.equal(predict(epcdepth, image), epcdepth(image))
+    torch.testing.assert_close(predict(epcdepth, image.flip(-1), post_process=True).flip(-1), found)
+    items = [{"image": x, "depth": torch.full((1, 64, 96), 3.0)} for x in image]
+    rels = [evaluate(epcdepth, items, cap=80.0, post_process=p)["rel"] for p in (False, True)]
+    target = torch.full((2, 1, 64, 96), 3.0)
+    for pred, rel in zip((epcdepth(image), found), rels, strict=True):
+        wanted = image_metrics(pred, target, cap=80.0)["rel"].mean().item()
+        assert rel == pytest.approx(wanted, rel=1e-5)
+    assert rels[0] != rels[1]
+
+
+def test_maps_are_mirrored_with_the_image():
+    class Echo(nn.Module):
+        input_names = ("sparse_depth", "focal")
+
+        def forward(self, image, sparse_depth, focal):
+            return image[:, :1] + sparse_depth * focal.view(-1, 1, 1, 1)
+
+    inputs = {"sparse_depth": torch.rand(1, 1, 4, 8), "focal": torch.tensor([2.0])}
+    image = torch.rand(1, 3, 4, 8)
+    found = predict(Echo(), image, post_process=True, **inputs)
+    torch.testing.assert_close(found, Echo()(image, **inputs))
+
+
+class Metres(nn.Module):
+    """Says the same depth everywhere, at half the size."""
+
+    def __init__(self, depth):
+        super().__init__()
+        self.depth = depth
+
+    def forward(self, image):
+        return torch.full_like(image[:, :1, ::2, ::2], self.depth)
+
+
+def test_pairs_are_explained_by_the_right_depth_alone():
+    wide = torch.rand(3, 20, 60)
+    k = torch.tensor([[50.0, 0, 24], [0, 50, 10], [0, 0, 1]])
+    # 50 px * 0.4 m / 5 m = 4 px; to the left of the first camera in the second pair.
+    pairs = [
+        {"image": wide[..., 4:52], "right": wide[..., 8:56], "intrinsics": k, "baseline": 0.4},
+        {"image": wide[..., 4:52], "right": wide[..., :48], "intrinsics": k, "baseline": -0.4},
+    ]
+    errors = {d: photometric(Metres(d), pairs, batch_size=1) for d in (4.0, 5.0, 6.5)}
+    assert errors[5.0] < 0.1 * min(errors[4.0], errors[6.5])
+    assert photometric(Metres(5.0), pairs) == pytest.approx(errors[5.0])
+    for broken, says in (
+        ([], "data set is empty"),
+        ([{"image": wide}], "image 0 has no 'right'; it has image"),
+    ):
+        with pytest.raises(ValueError, match=says):
+            photometric(Metres(5.0), broken)

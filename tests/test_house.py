@@ -38,6 +38,7 @@ LAYERS = (
         "interventions",
         "attacks",
         "evaluation",
+        "disparity",
         "paper",
         "plots",
         "widgets",

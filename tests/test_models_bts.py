@@ -79,6 +79,7 @@ def test_resnet50_has_the_classifier_of_the_original_unused_and_not_trained():
         ("bts_densenet161", (96, 96, 192, 384, 2208), (128, 64, 64, 32, 32)),
         ("bts_resnet50", (64, 256, 512, 1024, 2048), (128, 64, 64, 32, 32)),
         ("bts_resnet18", (64, 64, 128, 256, 512), (32, 16, 16, 8, 8)),
+        ("bts_densenetblur121d", (64, 64, 128, 256, 1024), (32, 16, 16, 8, 8)),  # 3 in its stem
         (SMALL, (16, 8, 16, 24, 288), (32, 16, 16, 8, 8)),
     ],
 )

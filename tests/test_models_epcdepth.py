@@ -527,3 +527,18 @@ def test_a_full_kitti_frame_and_the_smallest_image(small):
             depth = small(torch.rand(1, 3, *size))
             assert depth.shape == (1, 1, *size)
             assert depth.isfinite().all() and 0.54 <= depth.min() <= depth.max() <= 540
+
+
+@torch.no_grad()
+def test_depth_on_another_curve(small):
+    image = torch.rand(2, 3, 64, 96)
+    sigma = small.disparities(image, full_scale=False)
+    assert len(sigma) == 5
+    for full, alone in zip(small.disparities(image)[:5], sigma, strict=True):
+        assert torch.equal(full, alone)
+    depth = small(image)
+    assert torch.equal(small.metres(sigma, (64, 96)), depth)
+    factor = small.metres_per_unit
+    torch.testing.assert_close(small.remapped(depth, max_depth=100.0), depth)
+    expected = disparity_to_depth(sigma[0], max_depth=10) * factor
+    torch.testing.assert_close(small.remapped(depth, max_depth=10), expected)

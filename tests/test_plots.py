@@ -71,6 +71,8 @@ def test_projection_draws_each_measured_pixel_near_ones_last():
     plots.plot_projection(torch.rand(3, 24, 32), torch.zeros(1, 24, 32))  # none is a picture too
     with pytest.raises(ValueError, match="24x32 and"):
         plots.plot_projection(torch.rand(3, 24, 32), torch.ones(1, 12, 16))
+    with pytest.raises(ValueError, match="vmax=4 m: the nearest point is 4.00 m away"):
+        plots.plot_projection(torch.rand(3, 24, 32), depth, vmax=4)
 
 
 INTRINSICS = torch.tensor([[30.0, 0, 15.5], [0, 30.0, 11.5], [0, 0, 1]])
@@ -689,6 +691,9 @@ def test_a_sparse_point_is_shown_by_what_it_changes(measured):
     assert "2.00 m moved by -0.5 m to 1.50 m" in texts(shallow)
     with pytest.raises(ValueError, match=r"No measurement at \(0, 0\).*\[5, 7\]"):
         plots.plot_sparse_point(net, measured[0], found, "layer", point=(0, 0))
+    for beyond in ((24, 0), (-19, 7)):  # the second is (5, 7) from the end
+        with pytest.raises(ValueError, match="No measurement at"):
+            plots.plot_sparse_point(net, measured[0], found, "layer", point=beyond)
     none = {**measured[0], "sparse_depth": torch.zeros(1, 24, 32)}
     with pytest.raises(ValueError, match="holds no measurement"):
         plots.plot_sparse_point(net, none, found, "layer")

@@ -53,6 +53,7 @@ def load_dataset(
     limit: int | None = None,
     augment: str | Callable[[dict], dict] | None = None,
     sparse_samples: int | None = None,
+    hints: bool = False,
     cache: bool = True,
     **options,
 ) -> Dataset:
@@ -67,7 +68,8 @@ def load_dataset(
         access.
     sparse_samples: give items `sparse_depth`, about so many pixels of their (augmented) depth:
         drawn anew at every access in "train", else fixed (see `SparseSamples`).
-    cache: keep decoded records in `cache_root()`.
+    hints: give the items of pairs `hint` (see `WithHints`).
+    cache: keep decoded records, and hints, in `cache_root()`.
     options: the data set's own, for example `baseline` of "rooms" or `raw` of "nyu".
 
     Raises ValueError for an unknown data set or split and other bad arguments, TypeError for an
@@ -84,7 +86,11 @@ def load_dataset(
     for option in arguments:
         if option not in allowed or option == "split":
             raise TypeError(unknown(f"option of {name!r}", option, sorted({*allowed} - {"split"})))
-    loaded = dataset(split, **arguments)
+    if hints:
+        loaded = dataset(split, **{**arguments, "augment": None})
+        loaded = WithHints(loaded, cache=cache, augment=augment)
+    else:
+        loaded = dataset(split, **arguments)
     if sparse_samples is None:
         return loaded
     return SparseSamples(loaded, sparse_samples, seed=None if split == "train" else 0)

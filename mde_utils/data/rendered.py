@@ -24,7 +24,7 @@ import torch
 from .cache import CachedDataset
 from .furniture import Dice
 from .render import Camera, render
-from .transforms import unknown
+from .transforms import OF_PAIRS, unknown
 
 
 class World(NamedTuple):
@@ -253,10 +253,12 @@ class RenderedDataset(CachedDataset):
                 raise ValueError(unknown("field", name, world.fields))
         if absent := {"image", "depth"} - {*wanted}:
             raise ValueError(f"fields must name image and depth; got no {', '.join(absent)}.")
-        if baseline is not None and augment is not None and isinstance(augment, str):
+        alone = isinstance(augment, str) and augment not in OF_PAIRS
+        if baseline is not None and alone:
             raise ValueError(
                 f"augment={augment!r} changes one view, and baseline={baseline} adds a second: "
-                "leave one of them out, or pass a function of your own."
+                f"leave one of them out, take {' or '.join(OF_PAIRS)}, or pass a function of your "
+                "own."
             )
         length = world.lengths[split]
         if limit is not None:

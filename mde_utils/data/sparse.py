@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+from numbers import Integral
 
 import torch
 from torch.utils.data import Dataset
@@ -28,7 +29,8 @@ class SparseSamples(Dataset):
     """
 
     def __init__(self, dataset, num_samples: int = 500, *, seed: int | None = None):
-        if num_samples < 0 or int(num_samples) != num_samples:
+        whole = isinstance(num_samples, Integral) and not isinstance(num_samples, bool)
+        if not whole or num_samples < 0:
             raise ValueError(f"num_samples is a whole number, 0 or more; given {num_samples!r}.")
         self.dataset, self.num_samples, self.seed = dataset, num_samples, seed
 

@@ -22,8 +22,8 @@ import torch
 from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms.v2 import functional as tvf
 
-_SMOOTH = ("image",)
-_NEAREST = ("depth", "sparse_depth", "normal", "label")
+_SMOOTH = ("image", "right")
+_NEAREST = ("depth", "hint", "sparse_depth", "normal", "label")
 
 # Eigenvalues and eigenvectors (columns) of ImageNet's colour covariance, RGB in [0, 1]
 # (Krizhevsky et al., NeurIPS 2012, section 4.1; digits as in fb.resnet.torch).
@@ -119,6 +119,7 @@ def mff_crop(item: dict, *, crop: float = 0.95) -> dict:
     so no augmentation but a view. Raises ValueError for an item with a `right` view."""
     item = _check(item, "mff_crop")
     h, w = item["image"].shape[-2:]
+    item.setdefault("frame", torch.tensor([0.0, 0.0, h, w]))  # protocols may crop the full frame
     ch, cw = max(1, round(h * crop)), max(1, round(w * crop))
     return _window(item, (h - ch) // 2, (w - cw) // 2, ch, cw)
 
@@ -229,6 +230,51 @@ def cspn_augment(
     return item
 
 
+def epc_augment(item: dict, *, mirror: float = 0.5, colour: float = 0.5) -> dict:
+    """EPCDepth's recipe (Peng et al., ICCV 2021): mirror, colour; of pairs, and of images alone.
+
+    mirror, colour: probabilities.
+
+    1. Mirror left-right. Each picture stays in its place: `image` is still the one whose depth and
+       hint the item has. In a mirror, though, the other camera stands on the other side, so
+       `baseline` changes its sign, and the principal point its side.
+    2. Brightness, contrast and saturation by U(.8, 1.2), hue by U(-.1, .1) of a turn, in random
+       order, alike in both pictures.
+    """
+    item = dict(item)
+    if _happens(mirror):
+        item = _mirror(item)
+        if "baseline" in item:
+            item["baseline"] = -item["baseline"]
+    if _happens(colour):
+        names = [name for name in ("image", "right") if name in item]
+        # As one picture, for contrast is about its mean.
+        joined = torch.cat([item[name] for name in names], dim=-1)
+        joined = v2.ColorJitter(0.2, 0.2, 0.2, 0.1)(joined).clamp(0, 1)
+        item.update(zip(names, joined.chunk(len(names), dim=-1), strict=True))
+    return item
+
+
+def network_input(item: dict, *, size: tuple[int, int]) -> dict:
+    """The image alone resized, for a network that is evaluated at the ground truth's size; with
+    `functools.partial` a view of a data set as any augmentation."""
+    image = tvf.resize(
+        item["image"], list(size), interpolation=InterpolationMode.BILINEAR, antialias=True
+    )
+    return item | {"image": image}
+
+
+def epc_nyu(item: dict) -> dict:
+    """What EPCDepth is tested on: rows 44-470 and columns 40-600 of NYU's 480x640 (at other sizes
+    in proportion), the image resized to 288x384; `frame` says where they lie. Raises ValueError for
+    an item with a `right` view."""
+    item = _check(item, "epc_nyu")
+    h, w = item["depth"].shape[-2:]
+    item.setdefault("frame", torch.tensor([0.0, 0.0, h, w]))
+    top, bottom, left, right = 44 * h // 480, 471 * h // 480, 40 * w // 640, 601 * w // 640
+    return network_input(_window(item, top, left, bottom - top, right - left), size=(288, 384))
+
+
 def sparse_samples(
     depth: torch.Tensor, num_samples: int, *, generator: torch.Generator | None = None
 ) -> torch.Tensor:
@@ -256,7 +302,11 @@ AUGMENTATIONS: dict[str, Callable[[dict], dict]] = {
     "bts": bts_augment,
     "bts_kitti": bts_kitti_augment,
     "cspn": cspn_augment,
+    "epc": epc_augment,
+    "epc_nyu": epc_nyu,
 }
+#: Those that know what a second picture means.
+OF_PAIRS = ("epc",)
 
 
 def resolve_augmentation(augment: str | Callable | None) -> Callable[[dict], dict] | None:
@@ -292,7 +342,9 @@ def _check(item: dict, name: str) -> dict:
             f"Augmentation {name!r} mirrors and crops one view, this item has a right view too. "
             "Load the data set without it (rooms: baseline=None), or pass a function of your own."
         )
-    return dict(item)
+    item = dict(item)
+    item.pop("baseline", None)  # of no use without that view, and its sign and scale would change
+    return item
 
 
 def _happens(probability: float) -> bool:

@@ -78,7 +78,7 @@ def make_encoder(
         net.fc.requires_grad_(False)
         return net, [level["num_chs"] for level in net.feature_info], net.pretrained_cfg
     layers = dict(net.features.named_children())
-    first = layers["conv0"].out_channels
+    first = [m for key, m in layers.items() if key.startswith("conv")][-1].out_channels
     after = [layers[f"transition{i}"].conv.out_channels for i in (1, 2)]
     return DenseNet(net), [first, first, *after, net.num_features], net.pretrained_cfg
 
@@ -340,14 +340,14 @@ class BTS(DepthModel):
                 "positive number of pixels, with dataset='kitti' alone."
             )
         given = name.removeprefix("bts_")
+        # Without `freeze`: it decides how weights are trained, not what they mean.
+        options = {"dataset": dataset} | ({} if width is None else {"width": width})
         if width is None:
             width = WIDTH if given in PUBLISHED_BACKBONES else DEMO_WIDTH
         if width < 64 or width % 64:
             raise ValueError(f"width of {name} must be a multiple of 64 from 64 on; got {width}.")
         self.backbone = PUBLISHED_BACKBONES.get(given, given)
         base_model, channels, cfg = make_encoder(self.backbone, name=name)
-        # Without `freeze`: it decides how weights are trained, not what they mean.
-        options = {"dataset": dataset}
         if dataset == "kitti":
             options["focal_reference"] = float(focal_reference or FOCAL)
         super().__init__(

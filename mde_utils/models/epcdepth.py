@@ -23,6 +23,7 @@ DEMO_WIDTH = 64  # over other backbones, which are mostly small ones
 STAGES = (5, 4, 3, 2, 1)  # stage n works at 1/2^(n-1) of the image
 
 TRAINED_BASELINE = 0.1  # the distance of the cameras in the network's unit of depth
+MIN_DEPTH, MAX_DEPTH = 0.1, 100.0  # in that unit
 KITTI_BASELINE = 0.54  # metres
 OUTPUT_SCALES = (0, 1, 2, -1)
 DECODERS = ("rsu", "plain")
@@ -32,7 +33,7 @@ PUBLISHED_BACKBONES = {f"resnet{n}": f"resnet{n}.tv_in1k" for n in (18, 34, 50, 
 
 
 def disparity_to_depth(
-    sigma: Tensor, *, min_depth: float = 0.1, max_depth: float = 100.0
+    sigma: Tensor, *, min_depth: float = MIN_DEPTH, max_depth: float = MAX_DEPTH
 ) -> Tensor:
     """Depth 1 / s of the network's disparity, s = 1/max + (1/min - 1/max) · sigma.
 
@@ -376,20 +377,32 @@ class EPCDepth(DepthModel):
             TypeError, ValueError: as `DepthModel.forward`, and as `forward_raw`.
         """
         self._check(image, inputs)
-        size = image.shape[-2:]
-        found = self.depth_decoder(self._maps((image - self.mean) / self.std), size)
-        scales = (0, 1, 2) if self.output_scale == -1 else (self.output_scale,)
-        sigma = torch.stack([_bilinear(found[scale], size) for scale in scales]).mean(0)
-        return disparity_to_depth(sigma) * self.metres_per_unit
+        return self.metres(self.disparities(image, full_scale=False), image.shape[-2:])
 
-    def disparities(self, image: Tensor) -> list[Tensor]:
+    def disparities(self, image: Tensor, *, full_scale: bool = True) -> list[Tensor]:
         """`forward_raw` of an image: what training compares at all scales.
 
         Args:
             image: (b, 3, h, w) RGB in [0, 1].
+            full_scale: False leaves out the encoder's heads.
         """
         self._check(image, {})
-        return self.forward_raw((image - self.mean) / self.std)
+        x = (image - self.mean) / self.std
+        if full_scale:
+            return self.forward_raw(x)
+        return self.depth_decoder(self._maps(x), x.shape[-2:])
+
+    def metres(self, disparities: Sequence[Tensor], size: Sequence[int]) -> Tensor:
+        """What `forward` makes of `disparities`, as `output_scale` says: (b, 1, *size) metres."""
+        scales = (0, 1, 2) if self.output_scale == -1 else (self.output_scale,)
+        sigma = torch.stack([_bilinear(disparities[scale], size) for scale in scales]).mean(0)
+        return disparity_to_depth(sigma) * self.metres_per_unit
+
+    def remapped(self, depth: Tensor, *, max_depth: float) -> Tensor:
+        """The depth of `forward` as it would be with this `max_depth` of `disparity_to_depth`."""
+        far, near = 1 / MAX_DEPTH, 1 / MIN_DEPTH
+        sigma = (self.metres_per_unit / depth - far) / (near - far)
+        return disparity_to_depth(sigma, max_depth=max_depth) * self.metres_per_unit
 
     def forward_raw(self, x: Tensor) -> list[Tensor]:
         """(b, 3, h, w) normalised -> disparities in (0, 1), float32, each (b, 1, h', w').
