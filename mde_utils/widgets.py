@@ -5,6 +5,8 @@ Each picture stands in the notebook without them first: a widget is not seen on 
 
 from __future__ import annotations
 
+import io
+
 import ipywidgets
 import matplotlib.pyplot as plt
 from torch import Tensor
@@ -22,7 +24,7 @@ def turn_point_cloud(
     farthest: float = 40.0,
     points: int = 20_000,
     title: str | None = None,
-) -> ipywidgets.interactive:
+) -> ipywidgets.VBox:
     """`plots.plot_point_cloud` with sliders for the view and for the farthest depth that is drawn.
 
     Args:
@@ -38,19 +40,6 @@ def turn_point_cloud(
         raise ValueError("No pixel has a depth: there is no point to draw.")
     near, far = known.min().item(), known.max().item()
 
-    def draw(turn: float, rise: float, farthest: float) -> None:
-        plots.plot_point_cloud(
-            image,
-            depth,
-            intrinsics,
-            turn=turn,
-            rise=rise,
-            farthest=farthest,
-            points=points,
-            title=title,
-        )
-        plt.show()
-
     def slider(value: float, words: str, **options) -> ipywidgets.FloatSlider:
         # Drawn when the handle is let go: a picture takes longer than a move of the mouse.
         return ipywidgets.FloatSlider(
@@ -61,9 +50,25 @@ def turn_point_cloud(
             **options,
         )
 
-    return ipywidgets.interactive(
-        draw,
-        turn=slider(12, "turn [°]", **DEGREES),
-        rise=slider(14, "rise [°]", **DEGREES | {"min": 0, "max": 80}),
-        farthest=slider(min(farthest, far), "farthest [m]", min=1.01 * near, max=far, step=0.5),
-    )
+    controls = {
+        "turn": slider(12, "turn [°]", **DEGREES),
+        "rise": slider(14, "rise [°]", **DEGREES | {"min": 0, "max": 80}),
+        "farthest": slider(min(farthest, far), "farthest [m]", min=1.01 * near, max=far, step=0.5),
+    }
+    # Not an Output widget: what it captures can leave a headless run waiting for good.
+    picture = ipywidgets.Image(format="png", layout={"max_width": "100%"})
+
+    def draw(_change=None) -> None:
+        view = {name: control.value for name, control in controls.items()}
+        figure = plots.plot_point_cloud(
+            image, depth, intrinsics, points=points, title=title, **view
+        )
+        with io.BytesIO() as png:
+            figure.savefig(png, format="png", dpi=100)
+            picture.value = png.getvalue()
+        plt.close(figure)
+
+    for control in controls.values():
+        control.observe(draw, "value")
+    draw()
+    return ipywidgets.VBox([*controls.values(), picture])
