@@ -107,7 +107,7 @@ def mff_augment(
     if _happens(mirror):
         item = _mirror(item)
     item = _rotate(item, (2 * torch.rand(()).item() - 1) * degrees)
-    item = mff_crop(item, crop=crop)
+    item = _centre(item, crop)
     colour = _EIGENVECTORS @ (torch.randn(3) * lighting * _EIGENVALUES)
     image = (item["image"] + colour.view(3, 1, 1)).clamp(0, 1)
     item["image"] = v2.ColorJitter(jitter, jitter, jitter)(image).clamp(0, 1)
@@ -120,6 +120,11 @@ def mff_crop(item: dict, *, crop: float = 0.95) -> dict:
     item = _check(item, "mff_crop")
     h, w = item["image"].shape[-2:]
     item.setdefault("frame", torch.tensor([0.0, 0.0, h, w]))  # protocols may crop the full frame
+    return _centre(item, crop)
+
+
+def _centre(item: dict, crop: float) -> dict:
+    h, w = item["image"].shape[-2:]
     ch, cw = max(1, round(h * crop)), max(1, round(w * crop))
     return _window(item, (h - ch) // 2, (w - cw) // 2, ch, cw)
 
