@@ -70,8 +70,13 @@ def plot_items(items: Sequence[Mapping], fields: Sequence[str] = ("image", "dept
     farthest = max(item["depth"].max().item() for item in items)
     for row, field in zip(axes, fields, strict=True):
         for ax, item in zip(row, items, strict=True):
-            if field in ("depth", "sparse_depth"):
+            if field == "depth":
                 shown = show_depth(ax, item[field], vmax=farthest)
+            elif field == "sparse_depth":  # single pixels could not be seen
+                _, y, x = item[field].nonzero().T.cpu().numpy()
+                metres = item[field][0, y, x].cpu().numpy()
+                show_depth(ax, torch.zeros_like(item[field]), vmax=farthest)
+                shown = ax.scatter(x, y, 3, metres, cmap=DEPTH, vmin=0, vmax=farthest, linewidths=0)
             elif field == "normal":
                 show_image(ax, item[field] / 2 + 0.5)
             elif field == "label":
