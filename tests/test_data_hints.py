@@ -54,6 +54,35 @@ def test_items_get_the_hint_of_their_pair(cache):
         data[4]
 
 
+def test_hints_matched_in_larger_pictures_are_brought_to_the_items_size():
+    large = tuple(2 * n for n in SIZE)
+    pairs = load_dataset("rooms", "train", size=large, limit=4, baseline=0.1)
+    expected = alone(pairs[1])[:, 1::2, 1::2]
+    for data in (
+        WithHints(rooms(), pairs=pairs),
+        load_dataset("rooms", "train", size=SIZE, limit=4, baseline=0.1, hints=large),
+        load_dataset("rooms", "train", size=SIZE, limit=4, baseline=0.1, hints=list(large)),
+    ):
+        item = data[1]
+        assert item["image"].shape == (3, *SIZE)
+        torch.testing.assert_close(item["hint"], expected)
+
+    def error(data):
+        both = (data[0]["hint"] > 0) & (data[0]["depth"] > 0)
+        return (data[0]["hint"] / data[0]["depth"] - 1).abs()[both].median()
+
+    assert error(WithHints(rooms(), pairs=pairs)) < error(WithHints(rooms()))
+
+
+def test_pairs_that_are_not_of_the_items():
+    with pytest.raises(ValueError, match="got 3 beginning with .* for 4 beginning"):
+        WithHints(rooms(), pairs=rooms(3))
+    part = [{**item, "image": item["image"][..., :48]} for item in rooms()]
+    part = [{**item, "right": item["right"][..., :48]} for item in part]
+    with pytest.raises(ValueError, match="another part of the scene.*Load both without a crop"):
+        WithHints(rooms(), pairs=part)
+
+
 def test_batches_through_workers():
     data = WithHints(rooms())
     loader = DataLoader(data, batch_size=4, num_workers=1, collate_fn=collate)

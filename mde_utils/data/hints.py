@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.utils.data import Dataset
 
 from ..stereo import (
@@ -21,7 +22,7 @@ from ..stereo import (
     matched_disparity,
 )
 from .cache import Batch, CachedDataset
-from .reading import in_threads
+from .reading import in_threads, resize_depth
 from .transforms import resolve_augmentation
 
 HINTS_VERSION = 1  # raise it when hints change
@@ -37,6 +38,10 @@ class WithHints(Dataset):
     Args:
         dataset: items of one size with `image`, `right`, `focal` and `baseline`, the same at every
             access, so without augmentation; a plain list too.
+        pairs: the same items in another size, to match in: at the publication's 320x1024 for
+            images of 192x640, say. Small pictures are matched badly, for depth far away is less
+            than a pixel of disparity. Their hints are brought to the items' size, from the pixel
+            nearest to each centre. None: the items themselves.
         cache: False computes the hint of an item at each access.
         augment: as `load_dataset`'s, of items with their hint.
 
@@ -44,24 +49,26 @@ class WithHints(Dataset):
 
     Raises:
         ValueError: items that are no pairs (see `check_pair`, made of the first item) or lack
-            their calibration; a data set with an augmentation.
+            their calibration; a data set with an augmentation; pairs that are not of the items.
     """
 
     def __init__(
         self,
         dataset,
         *,
+        pairs=None,
         cache: bool = True,
         augment: str | Callable[[dict], dict] | None = None,
     ):
-        if getattr(dataset, "augment", None) is not None:
+        pairs = dataset if pairs is None else pairs
+        if any(getattr(one, "augment", None) is not None for one in (dataset, pairs)):
             raise ValueError(
                 "Hints are computed once, from pairs without augmentation. Load the data set with "
                 "augment=None and give the augmentation to WithHints(…, augment=…)."
             )
         self.augment = resolve_augmentation(augment)
         self.dataset = dataset
-        first = dataset[0]
+        first = pairs[0]
         if lacking := {"image", "right", "focal", "baseline"} - first.keys():
             raise ValueError(
                 f"Depth hints need pairs with their calibration; {first.get('name', 'item 0')} has "
@@ -75,7 +82,23 @@ class WithHints(Dataset):
             baseline=first["baseline"],
             name=str(first.get("name", "item 0")),
         )
-        self._hints = _Disparities(dataset, tuple(first["image"].shape[-2:]), cache)
+        if pairs is not dataset:
+            own = dataset[0]
+            names = [one.get("name") for one in (own, first)]
+            if len(pairs) != len(dataset) or names[0] != names[1]:
+                raise ValueError(
+                    f"pairs must be the same items in another size; got {len(pairs)} beginning "
+                    f"with {names[1]} for {len(dataset)} beginning with {names[0]}."
+                )
+            # Fields of view must agree: a hint is where its pixel is.
+            views = [float(one["focal"]) / one["image"].shape[-1] for one in (own, first)]
+            if abs(views[0] / views[1] - 1) > 0.02:
+                raise ValueError(
+                    "pairs show another part of the scene than the items: their focal length is "
+                    f"{views[1]:.3f} of their width, the items' {views[0]:.3f}. Load both without "
+                    "a crop."
+                )
+        self._hints = _Disparities(pairs, tuple(first["image"].shape[-2:]), cache)
 
     def __getattr__(self, name: str):
         if name.startswith("__") or name == "dataset":  # asked for before __init__, by pickle
@@ -93,12 +116,7 @@ class WithHints(Dataset):
         fetch = getattr(self.dataset, "__getitems__", None)
         items = fetch(indices) if fetch else [self.dataset[index] for index in indices]
         found = self._hints.__getitems__(indices)
-        hints = [
-            disparity_to_hint(
-                stored["disparity"], focal=float(item["focal"]), baseline=float(item["baseline"])
-            )
-            for item, stored in zip(items, found, strict=True)
-        ]
+        hints = [_hint(item, x["disparity"]) for item, x in zip(items, found, strict=True)]
         whole = getattr(items, "stacked", None)
         if whole is not None:
             whole = {**whole, "hint": torch.stack(hints)}
@@ -108,6 +126,16 @@ class WithHints(Dataset):
             return [self.augment(item) for item in batch]
         batch.stacked = whole
         return batch
+
+
+def _hint(item: dict, disparity: Tensor) -> Tensor:
+    """(1, H, W) metres, at the item's size, of the disparity in pixels of any size."""
+    h, w = item["image"].shape[-2:]
+    focal = float(item["focal"]) * disparity.shape[-1] / w
+    hint = disparity_to_hint(disparity, focal=focal, baseline=float(item["baseline"]))
+    if hint.shape[-2:] == (h, w):
+        return hint
+    return torch.from_numpy(resize_depth(hint[0].numpy(), (h, w)))
 
 
 class _Disparities(CachedDataset):
