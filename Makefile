@@ -3,20 +3,23 @@ PYTHON ?= python3
 VENV ?= .venv
 OUTPUT ?= outputs
 CELL_TIMEOUT ?= 900
+# In tests: small networks gain more from a core each than from two for one.
+NOTEBOOKS_AT_ONCE ?= 2
 MDE_PROFILE ?= demo
 export MDE_PROFILE
 
 .DEFAULT_GOAL := help
-.PHONY: help env run test lint bench notebooks badges clean
+.PHONY: help env run test test-browser test-widgets lint bench notebooks badges clean
 
 PY := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
+WIDGETS7 := $(VENV)/ipywidgets7
 # These train for hours: run them by hand.
-LONG := benchmarks/meter_selectivity.py benchmarks/paper_claims.py benchmarks/other_networks.py
+LONG := $(addprefix benchmarks/,meter_selectivity.py paper_claims.py other_networks.py self_supervised.py)
 BENCHMARKS := $(filter-out benchmarks/_% $(LONG),$(sort $(wildcard benchmarks/*.py)))
 
 help:  ## this list
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1~\2/p' $(firstword $(MAKEFILE_LIST)) | awk -F'~' '{printf "%-15s %s\n", $$1, $$2}'
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1~\2/p' $(firstword $(MAKEFILE_LIST)) | awk -F'~' '{printf "%-18s %s\n", $$1, $$2}'
 
 env: $(INSTALLED)  ## make the environment (.venv); again only when the requirements change
 
@@ -32,7 +35,21 @@ run: $(INSTALLED)  ## execute every notebook, then name the page that shows the 
 
 test: $(INSTALLED)  ## the unit tests, then every cell of every notebook
 	$(PY) -m pytest -q
-	$(PY) -m pytest -q -x --nbval-lax --nbval-current-env --nbval-cell-timeout $(CELL_TIMEOUT) notebooks/
+	OMP_NUM_THREADS=1 $(PY) -m pytest -q -x -n $(NOTEBOOKS_AT_ONCE) --dist loadfile --nbval-lax --nbval-current-env --nbval-cell-timeout $(CELL_TIMEOUT) notebooks/
+
+test-browser: $(INSTALLED)  ## notebooks in JupyterLab and the page of results, in Chromium
+	$(PY) -m pytest -q tests_browser
+
+test-widgets: $(WIDGETS7)/.installed  ## the controls and their notebook under ipywidgets 7.7 too
+	$(WIDGETS7)/bin/python -m pytest -q tests/test_widgets.py
+	$(WIDGETS7)/bin/python -m pytest -q -x --nbval-lax --nbval-current-env --nbval-cell-timeout $(CELL_TIMEOUT) notebooks/12_explore.ipynb
+
+# The same packages, but for an ipywidgets 7.7 that comes before them.
+$(WIDGETS7)/.installed: $(INSTALLED)
+	$(PY) -m venv --without-pip $(WIDGETS7)
+	$(PY) -m pip --python $(WIDGETS7)/bin/python install -q --disable-pip-version-check --no-deps 'ipywidgets==7.7.*' 'widgetsnbextension==3.6.*' ipython_genutils
+	$(PY) -c 'import sysconfig; print("import site; site.addsitedir(%r)" % sysconfig.get_path("purelib"))' > $$($(WIDGETS7)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/packages.pth
+	@touch $@
 
 lint: $(INSTALLED)  ## style of code and notebooks; changes nothing
 	$(PY) -m ruff check .

@@ -16,7 +16,7 @@ import torch
 from _common import PROJECT, RESULTS, machine, real_data
 from real_nyu_dissection import weights
 
-from mde_utils.data import load_dataset
+from mde_utils.data import SparseSamples, load_dataset
 from mde_utils.environment import seed_everything
 from mde_utils.files import atomic
 from mde_utils.models import build_model
@@ -60,9 +60,13 @@ def datasets(config: TrainConfig, test_images: int) -> dict:
     if config.dataset == "nyu":
         options["root"] = real_data() / "nyu"
     sets = {s: load_dataset(config.dataset, s, **options, **own[s]) for s in ("train", "val")}
-    plain = {k: v for k, v in own["train"].items() if k != "augment"}
+    plain = {k: v for k, v in own["train"].items() if k not in ("augment", "hints")}
     limit = min(300, len(sets["train"]))
-    sets["seen"] = load_dataset(config.dataset, "train", **options, **plain | {"limit": limit})
+    # Training draws its sparse points anew at every access; to be measured they have to stay.
+    points = options.get("sparse_samples")
+    fixed = {k: v for k, v in options.items() if k != "sparse_samples"}
+    seen = load_dataset(config.dataset, "train", **fixed, **plain | {"limit": limit})
+    sets["seen"] = SparseSamples(seen, points, seed=0) if points else seen
     sets["test"] = load_dataset(config.dataset, "test", **options, limit=test_images)
     return sets
 

@@ -2,6 +2,9 @@
 
 A layer is a tap name that the model declares (``model.taps``, the publication's names) or any
 module path (``"encoder.mv2.3"``). Both context managers remove their hooks whatever happens.
+
+A model may say how the tokens of its transformer layers lie, ``model.grids`` (layer → grid, see
+:func:`tap`): then these layers are maps (B, C, h, w) wherever layers are tapped or edited.
 """
 
 from __future__ import annotations
@@ -60,7 +63,8 @@ def tap(
         detach: cut the autograd graph; False for a loss on activations.
         grids: for layers that give tokens (B, N, C): the grid ``(h, w)`` that they lie on, row by
             row, or ``(prefix, h, w)`` where the first ``prefix`` tokens are class or register
-            tokens, which are dropped. Such layers come out as (B, C, h, w).
+            tokens, which are dropped. Such layers come out as (B, C, h, w). What ``model.grids``
+            says need not be said again.
 
     Yields:
         A dict that every forward empties and fills again: layer → (B, K, h, w).
@@ -102,7 +106,7 @@ def tap(
                     f"Layer {layer!r} runs more than once in a forward, so its activation is "
                     "ambiguous. Tap a module that runs once."
                 )
-            value = as_map(output, layer, grids.get(layer))
+            value = as_map(output, layer, grids.get(layer) or _declared(model, layer))
             # A copy: many networks go on to change a layer's output in place.
             acts[layer] = value.detach().clone() if detach else value
             if not detach:
@@ -124,6 +128,10 @@ def tap(
 def edit(model: nn.Module, edits: Mapping[str, Callable[[Tensor], Tensor]]) -> Iterator[None]:
     """Replace a layer's output by ``fn(output)``: ``with edit(model, {"dec_3": fn}): model(x)``.
 
+    Of a layer in ``model.grids``, ``fn`` is given the map (B, C, h, w) and gives one back; class and
+    register tokens stay as they are. Edits of one layer act in the order of their contexts, and
+    before whatever else looks at the layer's output, ``tap`` too.
+
     Raises:
         ValueError: unknown layer, or ``fn`` changed the output's shape.
     """
@@ -131,20 +139,32 @@ def edit(model: nn.Module, edits: Mapping[str, Callable[[Tensor], Tensor]]) -> I
 
     def replace(layer: str, fn: Callable) -> Callable:
         def hook(_module, _inputs, output):
-            new = fn(output)
-            if getattr(new, "shape", None) != getattr(output, "shape", None):
+            grid = _declared(model, layer)
+            old = output if grid is None else as_map(output, layer, grid)
+            new = fn(old)
+            if getattr(new, "shape", None) != getattr(old, "shape", None):
                 raise ValueError(
-                    f"The edit of layer {layer!r} must keep the shape {_shape(output)}; "
+                    f"The edit of layer {layer!r} must keep the shape {_shape(old)}; "
                     f"it gave {_shape(new)}."
                 )
-            return new
+            if grid is None:
+                return new
+            tokens = new.flatten(2).transpose(1, 2)
+            return torch.cat([output[:, : output.shape[1] - tokens.shape[1]], tokens], 1)
 
         return hook
 
     handles = []
     try:
         for layer, module in modules.items():
-            handles.append(module.register_forward_hook(replace(layer, edits[layer])))
+            hook = replace(layer, edits[layer])
+            hook.edits = True
+            handles.append(module.register_forward_hook(hook))
+            # Behind earlier edits but before all else: networks of transformers collect their
+            # features by hooks of their own, which would keep the output as it was.
+            for key, other in [*module._forward_hooks.items()]:
+                if not getattr(other, "edits", False):
+                    module._forward_hooks.move_to_end(key)
         yield
     finally:
         for handle in handles:
@@ -197,6 +217,10 @@ def as_map(output, layer: str, grid: tuple[int, ...] | None = None) -> Tensor:
             )
         )
     return output[:, prefix:].transpose(1, 2).unflatten(2, (h, w))
+
+
+def _declared(model: nn.Module, layer: str) -> tuple[int, ...] | None:
+    return (getattr(model, "grids", None) or {}).get(layer)
 
 
 def _names(layers: Iterable[str]) -> list[str]:

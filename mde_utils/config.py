@@ -188,8 +188,8 @@ RECIPES = {
         "EPCDepth's publication (Peng et al., ICCV 2021) on KITTI's stereo pairs, without ground "
         "truth: Adam 1e-4, x0.1 for the last 5 of 20 epochs, batch 8, the encoder from ImageNet, "
         "depth hints, data grafting, full scale, self-distillation. Images are 192x640, of which "
-        "the publication's better results have 320x1024. It has no selectivity term; the layers "
-        "are ours",
+        "the publication's better results have 320x1024, the size at which all hints are matched. "
+        "It has no selectivity term; the layers are ours",
         {
             "model": "epcdepth_resnet18",
             "weights": "imagenet",
@@ -208,7 +208,7 @@ RECIPES = {
                 "size": [192, 640],
                 "crop": "none",
                 "right": True,
-                "train": {"augment": "epc", "hints": True},
+                "train": {"augment": "epc", "hints": [320, 1024]},
             },
         },
     ),

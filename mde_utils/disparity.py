@@ -9,12 +9,12 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor, nn
 
 from .activations import evaluating
 from .data.loading import batches
-from .data.reading import check_options, resize_image
+from .data.reading import as_rgb, check_options, open_picture, resize_image
 from .environment import progress
 from .evaluation import MIN_DEPTH, predict
 from .files import atomic
@@ -25,8 +25,7 @@ BRIGHTEST = 0.95  # of the pixels' disparities: the nearest few do not darken th
 
 class Pictures:
     """The pictures of a folder as items, `image` and `name`: what Pillow reads as PNG, JPEG, WebP,
-    BMP or TIFF; others are passed over. Turned as the camera says, grey ones in three equal
-    channels.
+    BMP or TIFF; others are passed over. Turned as the camera says and made RGB (see `as_rgb`).
 
     Args:
         folder: not those below it.
@@ -51,29 +50,17 @@ class Pictures:
                 f"{', '.join(self.endings)}. Folders below it are not looked into."
             )
         for path in self.paths:  # the headers alone, before any work
-            self._open(path).close()
+            open_picture(path, path).close()
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def __getitem__(self, index: int) -> dict:
         path = self.paths[index]
-        with self._open(path) as image:
-            try:
-                image = ImageOps.exif_transpose(image).convert("RGB")
-            except (OSError, SyntaxError, ValueError) as error:
-                raise ValueError(f"Cannot decode {path}, it is damaged: {error}") from error
+        with open_picture(path, path) as image:
+            image = as_rgb(image, path)
         pixels = resize_image(image, self.size or (image.height, image.width))
         return {"image": torch.from_numpy(pixels.astype("f4")) / 255, "name": path.stem}
-
-    @staticmethod
-    def _open(path: Path) -> Image.Image:
-        try:
-            return Image.open(path)
-        except (OSError, SyntaxError, ValueError) as error:
-            raise ValueError(
-                f"Cannot read {path} as a picture: {error}. Mend it, or take it out of the folder."
-            ) from error
 
 
 def save_disparities(

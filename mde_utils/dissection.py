@@ -7,7 +7,7 @@ memory does not depend on the number of images, and two dissections of one netwo
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -19,7 +19,9 @@ from mde_utils.activations import evaluating, tap
 from mde_utils.checkpoints import write_safetensors
 from mde_utils.data.loading import batches, chunks
 from mde_utils.depth_bins import DepthBins, depth_range, find_range
+from mde_utils.environment import progress
 from mde_utils.processes import add_in_order
+from mde_utils.replay import check_map
 from mde_utils.selectivity import (
     EPS,
     assigned_bins,
@@ -311,3 +313,55 @@ def dissect(
             "metres, and is this the range of the data set?"
         )
     return result
+
+
+def response_spread(
+    model: nn.Module,
+    dataset,
+    dissection: Dissection,
+    *,
+    batch_size: int = 16,
+    progress: Callable = progress,
+) -> dict[str, Tensor]:
+    """How much a unit's mean response to a depth differs from image to image.
+
+    One pass; sums and sums of squares over images are all that is kept.
+
+    Args:
+        dissection: of this model; gives the layers, their bins and the definition.
+        progress: called with ``total`` and ``desc``, gives a bar with ``update(n)``, as tqdm does.
+
+    Returns:
+        layer → (K, N_b) float64: the standard deviation, over the images that have pixels in the
+        bin, of each image's mean response in it; NaN where there are fewer than two.
+
+    Raises:
+        ValueError: an empty data set, an unknown layer, or one of another number of units.
+    """
+    if len(dataset) == 0:
+        raise ValueError("The data set is empty: there is nothing to measure.")
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    inputs = tuple(getattr(model, "input_names", ()))
+    fields = ("image", "depth", *inputs)
+    totals = {k: torch.zeros(3, *sums[:, 1:].shape).double() for k, sums in dissection.sums.items()}
+    bar = progress(total=len(dataset), desc="spread")
+    with evaluating(model), tap(model, dissection.layers) as acts, bar:
+        for chunk in chunks(len(dataset), batch_size):
+            for _, batch in batches(dataset, chunk, batch_size, fields):
+                batch = {k: v.to(device, non_blocking=True) for k, v in batch.items()}
+                model(batch["image"], **{k: batch[k] for k in inputs})
+                for layer, sums in dissection.sums.items():
+                    check_map(layer, acts[layer], (), sums)
+                for i, depth in enumerate(batch["depth"].split(1)):
+                    one = {k: act[i : i + 1] for k, act in acts.items()}
+                    for k, part in pool_layers(one, depth, dissection.bins).items():
+                        sums, counts = fold_overflow(*part, dissection.definition)
+                        mean = torch.where(counts > 0, sums / counts, 0)
+                        there = (counts > 0).expand_as(mean)
+                        totals[k] += torch.stack([there, mean, mean.square()]).cpu()
+                bar.update(len(batch["depth"]))
+    found = {}
+    for layer, (n, total, squares) in totals.items():
+        variance = (squares - total.square() / n) / (n - 1)
+        found[layer] = torch.where(n > 1, variance.clamp(min=0).sqrt(), torch.nan)
+    return found

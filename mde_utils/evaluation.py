@@ -373,7 +373,7 @@ def image_metrics(
         raise ValueError(f"Protocol {protocol!r} needs cap, the farthest depth in metres.")
     target = target.float()
     names = names or [f"image {i}" for i in range(len(target))]
-    pred = _to_size(pred, target, names, rules)
+    pred = to_size(pred, target, names, rules)
     valid = target.isfinite() & (target > rules.above)
     if rules.capped:
         valid &= target < cap
@@ -569,7 +569,7 @@ def photometric(
             batch = {key: value.to(device, non_blocking=True) for key, value in batch.items()}
             image, transform = batch["image"], stereo_transform(batch["baseline"].float())
             pred = model(image, **{key: batch[key] for key in inputs})
-            pred = _to_size(pred, image[:, :1], names, PROTOCOLS["imde"])
+            pred = to_size(pred, image[:, :1], names)
             picture, _ = warp(batch["right"], pred, batch["intrinsics"], transform)
             error = photometric_error(picture, image).mean((1, 2, 3))
             yield {"error": error.double().sum()}
@@ -636,7 +636,14 @@ def completion_curve(
     return pd.DataFrame(rows)
 
 
-def _to_size(pred: Tensor, target: Tensor, names: list, rules: Protocol) -> Tensor:
+def to_size(
+    pred: Tensor, target: Tensor, names: Sequence[str], rules: Protocol = PROTOCOLS["imde"]
+) -> Tensor:
+    """A prediction brought to the height and width of ``target`` (b, 1, H, W), as ``rules`` say.
+
+    Raises:
+        ValueError: it is not (b, 1, h, w), or not finite.
+    """
     if not isinstance(pred, Tensor) or pred.ndim != 4 or pred.shape[:2] != target.shape[:2]:
         given = tuple(pred.shape) if isinstance(pred, Tensor) else type(pred).__name__
         raise ValueError(

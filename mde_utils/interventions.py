@@ -24,13 +24,14 @@ from torch import Tensor, nn
 
 from mde_utils.activations import edit, evaluating, find_layer
 from mde_utils.data.loading import batches, chunks
-from mde_utils.depth_bins import find_range
+from mde_utils.depth_bins import DepthBins, find_range
 from mde_utils.dissection import Dissection
-from mde_utils.evaluation import ERRORS, PROTOCOLS, describe_protocol, image_metrics
+from mde_utils.environment import progress
+from mde_utils.evaluation import ERRORS, PROTOCOLS, describe_protocol, image_metrics, to_size
 from mde_utils.replay import (
     Edits,
+    Recorder,
     Remainder,
-    Unrecordable,
     WholeNetwork,
     check_map,
     check_units,
@@ -38,6 +39,7 @@ from mde_utils.replay import (
 
 CONTROLS = ("truth", "shuffled", "wrong_bin", "predicted", "fixed_point")
 ORDERS = ("most", "least", "random")
+MODES = ("off", "scale", "mean", "correct")
 POOLED = ("rms", "rms_log")  # roots of means over images, where a protocol says so
 
 Units = Mapping[str, Sequence[int]]
@@ -108,21 +110,73 @@ def correct(
             raise ValueError(f"units names {sorted(units)}, the layers are {sorted(layers)}.")
         for layer, chosen in units.items():
             check_units(layer, chosen, len(dissection.sums[layer]))
-    if not isinstance(depth, Tensor) or depth.ndim != 4 or depth.shape[1] != 1:
-        given = tuple(depth.shape) if isinstance(depth, Tensor) else type(depth).__name__
-        raise ValueError(f"The depth must be (B, 1, H, W) in metres; got {given}.")
     tables = {layer: _Table.of(dissection, layer) for layer in layers}
-    if not any((table.bins_at(depth) >= 0).any() for table in tables.values()):
-        raise ValueError(
-            "No pixel of the depth lies in a bin that the dissection holds pixels of: there is "
-            "nothing to correct by. Is the depth in metres, and of the dissection's range?"
-        )
+    _check_correctable(tables.values(), depth)
     edits = {
         layer: table.edit(depth, blend=blend, units=None if units is None else units[layer])
         for layer, table in tables.items()
     }
     with edit(model, edits):
         yield
+
+
+def scale(units: Sequence[int], factor: float) -> Callable[[Tensor], Tensor]:
+    """An edit that multiplies units: ``with edit(model, {"MFF": scale([3, 7], 0.5)}): …``.
+
+    Raises:
+        ValueError: units as in :func:`ablate`, or a factor that is not finite.
+    """
+    units, factor = _units("the edit", units), float(factor)
+    if not math.isfinite(factor):
+        raise ValueError(f"Units are multiplied by a finite factor; got {factor}.")
+
+    def multiply(act: Tensor) -> Tensor:
+        check_map("the edit", act, units, None)
+        gain = torch.ones(act.shape[1])
+        gain[units] = factor
+        return act * gain.to(act)[:, None, None]
+
+    return multiply
+
+
+def unit_edit(
+    dissection: Dissection,
+    layer: str,
+    units: Sequence[int],
+    *,
+    mode: str = "off",
+    factor: float = 0.0,
+    depth: Tensor | None = None,
+) -> Callable[[Tensor], Tensor]:
+    """What :func:`ablate`, :func:`scale` or :func:`correct` do to one layer, as an edit of it.
+
+    Args:
+        mode: ``"off"``: the units answer 0; ``"scale"``: ``factor`` times as much; ``"mean"``:
+            their mean over the dissection's pixels; ``"correct"``: their mean response to each
+            pixel's depth.
+        depth: (B, 1, H, W) metres, for ``"correct"``.
+
+    Raises:
+        ValueError: unknown mode or layer, a unit that is not there, a factor that is not finite,
+            or a depth that says nothing to correct by; later, a layer of another number of units.
+    """
+    _known("mode", mode, MODES)
+    units, sums = _units(layer, units), dissection.sums[dissection._known(layer)]
+    check_units(layer, units, len(sums))
+    if mode == "scale":
+        change = scale(units, factor)
+    elif mode == "correct":
+        table = _Table.of(dissection, layer)
+        _check_correctable([table], depth)
+        change = table.edit(depth, units=units)
+    else:
+        change = _removing(layer, units, _mean_response(dissection, layer) * (mode == "mean"))
+
+    def replace(act: Tensor) -> Tensor:
+        check_map(layer, act, (), sums)
+        return change(act)
+
+    return replace
 
 
 @dataclass(frozen=True, eq=False)
@@ -177,6 +231,17 @@ class _Table:
             return torch.where(where, torch.lerp(act, value, blend), act)
 
         return replace
+
+
+def _check_correctable(tables: Iterable[_Table], depth: Tensor) -> None:
+    if not isinstance(depth, Tensor) or depth.ndim != 4 or depth.shape[1] != 1:
+        given = tuple(depth.shape) if isinstance(depth, Tensor) else type(depth).__name__
+        raise ValueError(f"The depth must be (B, 1, H, W) in metres; got {given}.")
+    if not any((table.bins_at(depth) >= 0).any() for table in tables):
+        raise ValueError(
+            "No pixel of the depth lies in a bin that the dissection holds pixels of: there is "
+            "nothing to correct by. Is the depth in metres, and of the dissection's range?"
+        )
 
 
 # ------------------------------------------------------------------ correction, with controls
@@ -536,6 +601,109 @@ def _by_selectivity(dissection: Dissection, layers: list[str]) -> list[tuple[str
     return sorted(scores, key=scores.get, reverse=True)
 
 
+# ------------------------------------------------------------------ one unit at a time
+
+
+@dataclass(frozen=True, eq=False)
+class UnitEffects:
+    """What editing each unit of a layer, alone, does to the depth: its causal effect.
+
+    Attributes:
+        change: (K, N_b) mean |change| of the predicted depth over the pixels whose true depth lies
+            in the bin, metres; NaN in bins without a pixel.
+        relative: (K, N_b) the same, each pixel's change divided by its true depth.
+        error: (K, N_b) mean growth of |prediction − truth|, metres; below 0 it got better.
+        counts: (N_b,) pixels.
+        layer, bins, images, mode, factor: of what.
+    """
+
+    change: Tensor
+    relative: Tensor
+    error: Tensor
+    counts: Tensor
+    layer: str
+    bins: DepthBins
+    images: int
+    mode: str
+    factor: float
+
+    @property
+    def total(self) -> Tensor:
+        """(K,) mean |change| over all pixels, metres."""
+        return self.change.nan_to_num(0) @ self.counts / self.counts.sum()
+
+
+def unit_effects(
+    model: nn.Module,
+    dataset,
+    dissection: Dissection,
+    layer: str,
+    *,
+    mode: str = "off",
+    factor: float = 0.0,
+    batch_size: int = 8,
+    progress: Callable = progress,
+) -> UnitEffects:
+    """Edit every unit of a layer alone, and see at which depths the prediction changes.
+
+    The part of the network before the layer runs once for all units. Predictions are brought to the
+    size of the ground truth (bilinearly). What is not measured, NaN or beyond the last bin counts
+    nowhere.
+
+    Args:
+        dissection: of this model; gives the bins and the mean responses.
+        mode, factor: as in :func:`unit_edit`.
+        progress: called with ``total`` and ``desc``, gives a bar with ``update(n)``, as tqdm does.
+
+    Raises:
+        ValueError: as :func:`unit_edit`; a dissection of another model; an empty data set, or one
+            without a pixel in any bin.
+    """
+    checked_layers(model, dissection, layer)
+    if len(dataset) == 0:
+        raise ValueError("The data set is empty: there is nothing to measure.")
+    units, bins = len(dissection.sums[layer]), dissection.bins[layer]
+    n, names_of = len(bins), tuple(getattr(model, "input_names", ()))
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    record = Recorder(model, [layer])
+    sums = torch.zeros(3, units, n + 1, dtype=torch.float64)
+    counts = torch.zeros(n + 1, dtype=torch.float64)
+    fields, total = ("image", "depth", *names_of), units * len(dataset)
+    with evaluating(model), progress(total=total, desc=f"units of {layer}") as bar:
+        for names, batch in (
+            found
+            for chunk in chunks(len(dataset), batch_size)
+            for found in batches(dataset, chunk, batch_size, fields)
+        ):
+            batch = {k: v.to(device, non_blocking=True) for k, v in batch.items()}
+            truth = batch["depth"].float()
+            index = bins.discretize(truth).flatten() + 1  # 0 takes what is in no bin
+            if not index.any():
+                bar.update(units * len(names))
+                continue
+            rest = record(batch["image"], {k: batch[k] for k in names_of})
+            before = to_size(rest.run({}), truth, names)
+            counts += torch.bincount(index, minlength=n + 1).cpu()
+            for k in range(units):
+                fn = unit_edit(dissection, layer, [k], mode=mode, factor=factor, depth=truth)
+                after = to_size(rest.run({layer: fn}), truth, names)
+                change = (after - before).abs()
+                worse = (after - truth).abs() - (before - truth).abs()
+                # What lies in no bin may be divided by 0: its sum is dropped below.
+                for row, value in zip(sums, (change, change / truth, worse), strict=True):
+                    weights = value.flatten().double()
+                    row[k] += torch.bincount(index, weights, n + 1).cpu()
+                bar.update(len(names))
+    sums, counts = sums[..., 1:], counts[1:]
+    if not counts.any():
+        raise ValueError(
+            f"No pixel of the {len(dataset)} images has a depth inside the bins of {layer!r}: is "
+            "the depth in metres, and of the dissection's range?"
+        )
+    means = torch.where(counts > 0, sums / counts, math.nan)
+    return UnitEffects(*means, counts, layer, bins, len(dataset), mode, factor)
+
+
 # ------------------------------------------------------------------ removing units
 
 
@@ -586,7 +754,6 @@ class _Run:
     batch_size: int
     device: torch.device
     span: tuple[float, float]
-    recordable: bool = True
 
     @classmethod
     def prepare(cls, model, dataset, layers, *, protocol, batch_size, device=None):
@@ -610,6 +777,8 @@ class _Run:
         """
         names_of = tuple(getattr(self.model, "input_names", ()))
         fields, position = ("image", "depth", *names_of), 0
+        record = Recorder(self.model, self.layers)
+        compared = None if fills is None else (lambda rest: _Removal(rest, fills)(probe))
         with evaluating(self.model):
             for chunk in chunks(len(self.dataset), self.batch_size):
                 found = batches(self.dataset, chunk, self.batch_size, fields, optional=["frame"])
@@ -617,9 +786,7 @@ class _Run:
                     frame = batch.get("frame")
                     batch = {k: v.to(self.device, non_blocking=True) for k, v in batch.items()}
                     inputs = {k: batch[k] for k in names_of}
-                    rest = self._rest(batch["image"], inputs)
-                    if position == 0 and self.recordable:
-                        rest = self._compared(rest, batch["image"], inputs, fills, probe)
+                    rest = record(batch["image"], inputs, compared)
                     measure = partial(
                         image_metrics,
                         target=batch["depth"],
@@ -653,38 +820,6 @@ class _Run:
             "layers": list(self.layers),
             "images": used,
         }
-
-    def _rest(self, image: Tensor, inputs: Mapping) -> Remainder | WholeNetwork:
-        if self.recordable:
-            try:
-                return Remainder(self.model, self.layers, image, inputs)
-            except Unrecordable as reason:
-                self._give_up(str(reason))
-        return WholeNetwork(self.model, image, inputs)
-
-    def _compared(self, rest: Remainder, image, inputs, fills, probe) -> Remainder | WholeNetwork:
-        """The recording itself, if it gives what the network gives."""
-        whole = WholeNetwork(self.model, image, inputs)
-        if fills is None:
-            edits = {layer: lambda act: act * 0.5 for layer in self.layers}
-            found, expected = rest.run(edits), whole.run(edits)
-        else:
-            found, expected = _Removal(rest, fills)(probe), _Removal(whole, fills)(probe)
-        # Reduced-precision products (TF32) stay within this; a part that was missed does not.
-        near = 1e-3 * expected.abs().max()
-        if found.shape == expected.shape and bool(((found - expected).abs() <= near).all()):
-            return rest
-        self._give_up("run alone, the recorded part gives something else")
-        return whole
-
-    def _give_up(self, reason: str) -> None:
-        self.recordable = False
-        warnings.warn(
-            f"The part of {type(self.model).__name__} behind {', '.join(self.layers)} cannot be "
-            f"run alone: {reason}. The whole network runs at every step, with the same result, "
-            "but slower.",
-            stacklevel=2,
-        )
 
 
 def _over_images(values: Mapping[str, Tensor], protocol: str) -> dict[str, Tensor]:

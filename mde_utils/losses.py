@@ -240,10 +240,10 @@ def stereo_loss_terms(
 
     Args:
         disparities: each (b, 1, h', w') in (0, 1), of the picture; `EPCDepth.disparities`.
-        batch: of the network's picture before its colours were altered: `image` and `right`, the
-            other camera's (b, 3, h, w) in [0, 1], `intrinsics` (b, 3, 3) in pixels, `baseline` (b,)
-            in metres, negative where the other camera stands to the left; with `hints` also
-            `hint` (b, 1, h, w) in metres, 0 = none.
+        batch: `image`, the network's picture, and `right`, the other camera's (b, 3, h, w) in
+            [0, 1], their colours altered alike or not at all; `intrinsics` (b, 3, 3) in pixels,
+            `baseline` (b,) in metres, negative where the other camera stands to the left; with
+            `hints` also `hint` (b, 1, h, w) in metres, 0 = none.
         hints: off: no rival e_2, and no term `hint`.
         automask: off: no rival e_1.
         scales: use the first so many disparities alone; 5: no full-scale prediction. None: all.

@@ -28,8 +28,10 @@ from mde_utils.attacks import ErrorTrace, error_mask
 from mde_utils.depth_bins import DepthBins
 from mde_utils.dissection import Dissection
 from mde_utils.evaluation import ERRORS, MIN_DEPTH, compute_metrics
-from mde_utils.interventions import AblationCurve
+from mde_utils.explorer import Edited, View
+from mde_utils.interventions import AblationCurve, UnitEffects
 from mde_utils.selectivity import assigned_bins
+from mde_utils.stereo import photometric_error, stereo_transform, warp
 
 DEPTH, RESPONSE, ERROR, CHANGE = "viridis", "magma", "rocket_r", "vlag"
 PALETTE = sns.color_palette("colorblind")
@@ -61,6 +63,7 @@ def plot_items(items: Sequence[Mapping], fields: Sequence[str] = ("image", "dept
         "image": "RGB",
         "right": "right view",
         "depth": "depth",
+        "hint": "depth hints",
         "normal": "normals",
         "label": "labels",
         "sparse_depth": "sparse depth",
@@ -70,7 +73,7 @@ def plot_items(items: Sequence[Mapping], fields: Sequence[str] = ("image", "dept
     farthest = max(item["depth"].max().item() for item in items)
     for row, field in zip(axes, fields, strict=True):
         for ax, item in zip(row, items, strict=True):
-            if field == "depth":
+            if field in ("depth", "hint"):
                 shown = show_depth(ax, item[field], vmax=farthest)
             elif field == "sparse_depth":  # single pixels could not be seen
                 _, y, x = item[field].nonzero().T.cpu().numpy()
@@ -85,7 +88,7 @@ def plot_items(items: Sequence[Mapping], fields: Sequence[str] = ("image", "dept
             else:
                 show_image(ax, item[field])
         row[0].set_ylabel(titles.get(field, field))
-        if field in ("depth", "sparse_depth"):
+        if field in ("depth", "hint", "sparse_depth"):
             fig.colorbar(shown, ax=row.tolist(), label="depth [m]", pad=0.01)
     return fig
 
@@ -250,6 +253,118 @@ def plot_predictions(
     return fig
 
 
+def plot_pair(item: Mapping) -> Figure:
+    """What a stereo pair says without any label: both pictures, the right one warped to the left by
+    the item's depth, what is left of their difference, and that for wrong depths.
+
+    item: `image`, `right`, `depth`, `intrinsics` and `baseline`, of one size.
+    """
+    image, other, depth = (item[name][None].float() for name in ("image", "right", "depth"))
+
+    def warped(factor: float) -> tuple[Tensor, Tensor, Tensor]:
+        picture, inside = _warped(item, factor * depth)
+        return picture, photometric_error(picture, image), inside & (depth > 0)
+
+    picture, error, seen = warped(1.0)
+    h, w = image.shape[-2:]
+    fig = plt.figure(figsize=(10, 10 * h / w + 2.6), layout="constrained")
+    grid = fig.add_gridspec(3, 2, height_ratios=(1, 1, 2.1 / (5 * h / w)))
+    axes = [fig.add_subplot(grid[i // 2, i % 2]) for i in range(4)]
+    for ax, shown, title in zip(
+        axes,
+        (image, other, picture),
+        ("left", "right", "right, warped by true depth"),
+        strict=False,
+    ):
+        show_image(ax, shown[0])
+        ax.set_title(title, fontsize=9)
+    shown = _known(axes[3], torch.where(seen, error, torch.nan)[0], cmap=ERROR, vmin=0, vmax=0.5)
+    axes[3].set_title("photometric error of that (white: outside, or no depth)", fontsize=9)
+    fig.colorbar(shown, ax=axes[3], pad=0.01)
+    factors = np.geomspace(0.5, 2, 31)
+    means = [e[s].mean().item() for _, e, s in map(warped, factors)]
+    curve = fig.add_subplot(grid[2, :])
+    curve.plot(factors, means, color=PALETTE[0])
+    curve.axvline(1, color="0.6", lw=0.8, ls="--")
+    curve.set_xscale("log")
+    curve.set_xticks((0.5, 0.7, 1, 1.4, 2), ("0.5", "0.7", "1", "1.4", "2"))
+    curve.minorticks_off()
+    curve.set_xlabel("all depths times this")
+    curve.set_ylabel("mean photometric error")
+    sns.despine(ax=curve)
+    return fig
+
+
+def plot_disparities(
+    models: Mapping[str, nn.Module], items: Sequence[Mapping], *, median_scaled: bool = False
+) -> Figure:
+    """Inverse depth as each model predicts it, beside its error: for each item a row with the image
+    and the truth (else the right picture), then a row a model.
+
+    The error is relative to the true depth; for items without depth it is the photometric error of
+    the right picture warped by the prediction. median_scaled: predictions are first multiplied by
+    the ratio of the medians, which is said.
+    """
+    shape = items[0]["image"].shape[1:]
+    fig, axes = _grid(len(items) * (1 + len(models)), 2, 10, shape[0] / shape[1])
+    rows = iter(axes)
+    for item in items:
+        depth, predictions = item.get("depth"), {}
+        for name, model in models.items():
+            size = shape if depth is None else depth.shape[-2:]
+            pred = nn.functional.interpolate(predict(model, item)[None], size, mode="bilinear")[0]
+            if depth is not None and median_scaled:
+                factor = (depth[depth > 0].median() / pred[depth > 0].median()).item()
+                name, pred = f"{name}, times {factor:.2f} by the medians", pred * factor
+            predictions[name] = pred
+        first = next(iter(predictions.values())) if depth is None else depth[depth > 0]
+        look = {"cmap": RESPONSE, "vmin": 0, "vmax": np.quantile((1 / first).numpy(), 0.95)}
+        top = next(rows)
+        show_image(top[0], item["image"])
+        top[0].set_title(str(item.get("name", "image")), fontsize=9)
+        if depth is None:
+            show_image(top[1], item["right"])
+        else:
+            _known(top[1], torch.where(depth > 0, 1 / depth.clamp(min=1e-3), torch.nan), **look)
+        top[1].set_title("right (no true depth)" if depth is None else "ground truth", fontsize=9)
+        for name, pred in predictions.items():
+            left, right = next(rows)
+            shown = _known(left, 1 / pred, **look)
+            left.set_title(name, fontsize=9)
+            fig.colorbar(shown, ax=left, label="1/depth [1/m]", pad=0.01)
+            if depth is None:
+                picture, _ = _warped(item, pred[None])
+                error = photometric_error(picture, item["image"][None])[0]
+                label, words, most = "photometric error", f"mean {error.mean():.3f}", 0.5
+            else:
+                error = torch.where(depth > 0, 100 * (pred / depth - 1).abs(), torch.nan)
+                label, words, most = "relative error [%]", f"mean {error.nanmean():.0f} %", 50
+            shown = _known(right, error, cmap=ERROR, vmin=0, vmax=most)
+            right.set_title(f"{label.removesuffix(' [%]')}, {words}", fontsize=9)
+            fig.colorbar(shown, ax=right, label=label, pad=0.01, extend="max")
+    return fig
+
+
+def _warped(item: Mapping, depth: Tensor) -> tuple[Tensor, Tensor]:
+    transform = stereo_transform(torch.as_tensor(item["baseline"]).float().view(1))
+    return warp(item["right"][None].float(), depth, item["intrinsics"][None], transform)
+
+
+def _known(ax: Axes, values: Tensor, **look):
+    """(1, h, w), NaN = unknown; as dots where most is, for single pixels could not be seen. Returns
+    the mappable."""
+    values = values[0].cpu().numpy()
+    known = np.isfinite(values)
+    if known.mean() > 0.5:
+        shown = ax.imshow(values, **look)
+    else:
+        ax.imshow(np.ones((*values.shape, 3)))
+        y, x = known.nonzero()
+        shown = ax.scatter(x, y, 1, values[known], linewidths=0, **look)
+    _bare(ax)
+    return shown
+
+
 def predict(model: nn.Module, item: Mapping) -> Tensor:
     """Depth (1, h, w) in metres, at the network's own resolution, of one item."""
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
@@ -344,7 +459,8 @@ def plot_selectivity(
         d.to_frame().assign(network=name) for name, d in dissections.items()
     ).reset_index(drop=True)
     frame = frame[frame.layer.isin(layers)]
-    fig, ax = plt.subplots(figsize=(max(6, 0.75 * len(layers) + 2), 3.8), layout="constrained")
+    width = max(6, 0.75 * len(layers) + 2, 0.4 * len(layers) * len(dissections) + 1.5)
+    fig, ax = plt.subplots(figsize=(width, 4), layout="constrained")
     shared = dict(x="layer", y="selectivity", hue="network", order=layers, dodge=True, ax=ax)
     palette = PALETTE[: len(dissections)]
     sns.stripplot(frame, size=2.5, alpha=0.45, jitter=0.25, palette=palette, legend=False, **shared)
@@ -370,8 +486,10 @@ def plot_selectivity(
                 lw=1.2,
                 label=f"{kind} unit (no tuning)" if i == 0 else None,
             )
-    ax.set(xlabel=None, ylabel=f"depth selectivity ({first.definition})", ylim=(-0.03, 1.15))
-    ax.legend(title=None, frameon=False, fontsize=8, ncols=4, loc="upper center")
+    ax.set(xlabel=None, ylabel=f"depth selectivity ({first.definition})", ylim=(-0.03, 1.05))
+    handles, labels = ax.get_legend_handles_labels()
+    ax.get_legend().remove()
+    fig.legend(handles, labels, frameon=False, fontsize=8, ncols=3, loc="outside lower center")
     seen = dict.fromkeys(_provenance(d) for d in dissections.values())
     ax.set_title(" · ".join(seen), fontsize=9)
     ax.tick_params(axis="x", rotation=30 if len(layers) > 8 else 0)
@@ -1315,6 +1433,411 @@ def _difference(ax: Axes, values: Tensor):
     shown = ax.imshow(values.numpy(), cmap=CHANGE, vmin=-top, vmax=top)
     _bare(ax)
     return shown
+
+
+# ------------------------------------------------------------------ the explorer
+
+
+_EDITS = {
+    "off": "switched off",
+    "scale": "times {:g}",
+    "mean": "at the mean response",
+    "correct": "at the mean response to the true depth",
+}
+
+
+def plot_unit(
+    view: View, layer: str, unit: int, *, pixel: tuple[int, int] | None = None, num_units: int = 8
+) -> Figure:
+    """What a unit answers to, over the data set and on one image, and who answers at a pixel.
+
+    Above: the image with the pixel, the predicted depth, the unit's |response| over the image
+    (brightest at its 99th percentile), and the pixels whose predicted depth lies in the unit's
+    assigned bin. Below: its mean response to each depth, with one standard deviation between
+    images (grey), and on this image; the units with the largest share in the response to the
+    depth predicted at the pixel.
+
+    Args:
+        view: from :meth:`Explorer.view`.
+        pixel: (row, column); None = the middle of the image.
+
+    Raises:
+        ValueError: unknown layer, no such unit, or a pixel outside the image.
+    """
+    explorer, bins = view.explorer, view.explorer.bins(layer)
+    number, near, far = explorer.assigned(layer, unit)
+    h, w = view.image.shape[-2:]
+    answer = view.ask(*(pixel or (h // 2, w // 2)), layer)
+    about = explorer.units.loc[layer, unit]
+    fig, pictures, (curve, bars) = _board(h / w, 1.55, (5.1, 2.15))
+
+    image, depth, over, mask = pictures
+    show_image(image, view.image)
+    image.plot(answer.column, answer.row, "o", ms=9, mfc="none", mec="k", mew=3)
+    image.plot(answer.column, answer.row, "o", ms=9, mfc="none", mec="w", mew=1.4)
+    shown = show_depth(depth, view.depth, vmax=_farthest(view))
+    _bar_beside(depth, shown, "depth [m]")
+    _over(over, view.image, view.activations[layer][unit])
+    where = view.where(layer, unit)
+    _mask(mask, where, torch.ones_like(where))
+    fires = bool(view.activations[layer][unit].any())
+    titles = {
+        image: view.name,
+        depth: "predicted depth",
+        over: f"unit {unit}: |response|" if fires else f"unit {unit}: silent on this image",
+        mask: f"predicted in {near:.2f}–{far:.2f} m: {where.float().mean():.0%}",
+    }
+    for ax, title in titles.items():
+        ax.set_title(title, fontsize=9)
+
+    places, counts = np.arange(len(bins)), explorer.dissection.counts[layer]
+    mean = np.where(counts > 0, explorer.dissection.response[layer][unit], np.nan)
+    spread = explorer.spread(layer)[unit].nan_to_num(0).numpy()
+    curve.fill_between(places, mean - spread, mean + spread, step="mid", color="0.85", lw=0)
+    curve.axvspan(number - 0.5, number + 0.5, color=PALETTE[1], alpha=0.35, lw=0)
+    curve.plot(places, mean, "k", lw=1.4, drawstyle="steps-mid")
+    curve.plot(places, view.response(layer)[unit].numpy(), "o-", color=PALETTE[0], ms=3.5, lw=1)
+    if answer.bin is not None:
+        curve.axvline(answer.bin, color="0.35", lw=1, ls=(0, (4, 3)))
+    _metres(curve, bins)
+    curve.set_xlim(-0.5, len(bins) - 0.5)
+    curve.set_ylabel("mean response", fontsize=8)
+    keys = [
+        _key("all images", color="k", lw=1.4),
+        _key("± their spread", color="0.85", lw=6),
+        _key("this image", color=PALETTE[0], marker="o", ms=3.5, lw=1),
+        _key("assigned bin", color=(*PALETTE[1], 0.35), lw=6),
+        _key("pixel", color="0.35", lw=1, ls=(0, (4, 3))),
+    ]
+    curve.legend(
+        handles=keys,
+        ncols=5,
+        fontsize=7.5,
+        frameon=False,
+        loc="lower left",
+        bbox_to_anchor=(-0.01, 0.98),
+        columnspacing=1.0,
+        handlelength=1.6,
+        borderpad=0.2,
+    )
+
+    ranked = answer.units.head(num_units).iloc[::-1]
+    shares = 100 * ranked["share"].fillna(0)
+    colours = [PALETTE[0] if strongest else "0.75" for strongest in ranked["strongest"]]
+    rows = np.arange(len(ranked))
+    bars.barh(rows, shares, color=colours)
+    bars.set_yticks(rows, [f"unit {k}" for k in ranked.index], fontsize=7.5)
+    for label, k in zip(bars.get_yticklabels(), ranked.index, strict=True):
+        label.set_fontweight("bold" if k == unit else "normal")
+    bars.set_xlim(0, max(1.05 * shares.max(), 1))
+    bars.set_xlabel("share in the response [%]", fontsize=8)
+    if answer.bin is None:
+        words = f"pixel: {answer.depth:.2f} m, in no bin"
+    else:
+        words = f"pixel: {answer.depth:.2f} m. Who answers to\n"
+        words += f"{answer.span[0]:.2f}–{answer.span[1]:.2f} m (blue: strongest here)"
+    bars.set_title(words, fontsize=8, loc="left", x=-0.22)
+    for ax in (curve, bars):
+        ax.tick_params(labelsize=7.5)
+        sns.despine(ax=ax)
+    curve.set_xlabel("depth [m]", fontsize=8)
+    if about["best_response"]:
+        words = f"answers most to {about['best_from_m']:.2f}–{about['best_to_m']:.2f} m"
+    else:
+        words = "never answers"
+    fig.suptitle(
+        f"{layer}, unit {unit}: {words}, assigned {near:.2f}–{far:.2f} m · selectivity "
+        f"{about['selectivity']:.2f} · {_provenance(explorer.dissection)}",
+        fontsize=9,
+        y=1 - 0.06 / fig.get_figheight(),
+        va="top",
+    )
+    return fig
+
+
+def plot_edit(edited: Edited, *, on: Figure | None = None) -> Figure:
+    """What becomes of the depth with units changed, and at which depths.
+
+    The edited depth on the scale of the unedited; the difference; below each other the edited
+    units' mean response to each true depth over the data set (the mean of each one's part of its
+    largest), and what the edit does there on this image: the mean |change| of the depth, which is
+    the units' causal effect, and the mean |error| before and after.
+
+    Args:
+        on: a figure of this function's for the same image, drawn anew in a fraction of the time.
+    """
+    view, layer, table = edited.view, edited.layer, edited.table
+    explorer, bins = view.explorer, view.explorer.bins(layer)
+    places = np.arange(len(bins) + 1) - 0.5
+    fig = on or _blank_edit(view)
+    depth, _, difference, _, answers, needed = fig.axes
+    if answers.get_label() != f"{layer} of {len(bins)}":
+        answers.set_label(f"{layer} of {len(bins)}")
+        for ax in (answers, needed):
+            _metres(ax, bins)
+            ax.set_xlim(places[0], places[-1])
+            ax.tick_params(labelsize=7.5)
+        answers.set(xticklabels=[], xlabel=None)
+        needed.set_xlabel("true depth [m]", fontsize=8)
+
+    values = edited.depth[0].numpy()
+    depth.images[0].set_data(np.where(values > 0, values, np.nan))
+    top = edited.difference.abs().max().item() or 1.0
+    difference.images[0].set(data=edited.difference[0].numpy(), clim=(-top, top))
+    response = explorer.dissection.response[layer][edited.units[layer]].abs()
+    share = (response / response.amax(1, keepdim=True).clamp(min=1e-12)).mean(0).numpy()
+    answers.patches[0].set_data(share, places, 0)
+    change = table["change"].fillna(0).to_numpy()
+    needed.patches[0].set_data(change, places, 0)
+    for line, column in zip(needed.lines, ("error_before", "error_after"), strict=True):
+        line.set_data(places[:-1] + 0.5, table[column].to_numpy())
+    highest = np.nanmax([1e-3, *change, *table["error_before"], *table["error_after"]])
+    needed.set_ylim(0, 1.08 * highest)
+    chosen = " and ".join(f"{k} {_some(v)}" for k, v in edited.units.items())
+    words = _EDITS[edited.mode].format(edited.factor)
+    before, after = edited.mean("error_before"), edited.mean("error_after")
+    fig.suptitle(
+        f"{chosen}: {words} · mean |change| {edited.mean('change'):.3f} m, mean |error| "
+        f"{before:.3f} → {after:.3f} m",
+        fontsize=9,
+        y=1 - 0.06 / fig.get_figheight(),
+        va="top",
+    )
+    return fig
+
+
+def plot_effects(effects: UnitEffects, dissection: Dissection) -> Figure:
+    """Is a unit needed where it answers? Response and causal effect of a layer's units by depth.
+
+    A row a unit, ordered by the depth that it answers to most (its mark in all three). Left its
+    |mean response|, in the middle what the depth changes without it, right how much the error
+    grows; each as a part of the unit's largest. Units without response or effect are left out.
+    """
+    layer, bins = effects.layer, effects.bins
+    response = dissection.response[layer].abs()
+    known = (dissection.counts[layer] > 0) & (effects.counts > 0)
+    response, change, error = (
+        torch.where(known, x, torch.nan) for x in (response, effects.change, effects.error)
+    )
+    kept = [k for k in range(len(response)) if response[k].nansum() > 0 < change[k].nansum()]
+    best = response.nan_to_num(0).argmax(1)
+    rows = sorted(kept, key=lambda k: best[k].item())
+    if not rows:
+        raise ValueError(f"No unit of {layer!r} answers and changes the depth.")
+    fig, axes = _grid(1, 3, 10, max(0.8, 0.03 * len(rows)), sharey=True)
+    parts = {
+        "|mean response|": (response, RESPONSE),
+        "effect: |change of depth|": (change, RESPONSE),
+        "effect: growth of |error|": (error, CHANGE),
+    }
+    for ax, (title, (values, colours)) in zip(axes[0], parts.items(), strict=True):
+        values = values[rows]
+        largest = values.abs().nan_to_num(0).amax(1, keepdim=True)
+        shown = ax.imshow(
+            (values / largest).numpy(),
+            cmap=plt.get_cmap(colours).with_extremes(bad="0.75"),
+            vmin=-1 if colours == CHANGE else 0,
+            vmax=1,
+            aspect="auto",
+            interpolation="nearest",
+        )
+        marks = {"ls": "none", "marker": "s", "mfc": "none", "ms": 7}
+        ax.plot(best[rows], range(len(rows)), mec="c", mew=1.3, **marks)
+        ax.set_title(title, fontsize=9)
+        _metres(ax, bins, few=True)
+        bar = fig.colorbar(shown, ax=ax, pad=0.01)
+        bar.ax.tick_params(labelsize=7)
+    bar.set_label("÷ the unit's largest", fontsize=8)
+    axes[0][0].set_yticks(range(len(rows)), rows, fontsize=7)
+    axes[0][0].set_ylabel(f"unit of {layer}")
+    fig.suptitle(
+        f"Square: the depth that the unit answers to most · effect of a unit "
+        f"{_EDITS[effects.mode].format(effects.factor)}: {effects.images} images · response: "
+        f"{_provenance(dissection)}",
+        fontsize=9,
+    )
+    return fig
+
+
+def _board(aspect: float, height: float, widths: tuple[float, float]):
+    """Figure, axes of four pictures, and of two panels below that are so high and wide, inches."""
+    columns, wide = (4, 1.98) if aspect > 0.5 else (2, 4.05)
+    high = wide * aspect
+    gaps = [0.1, 0.7, 0.1]  # room for the colour bar of the second
+    lines = 4 // columns
+    total = 0.35 + lines * (high + 0.25) + 0.45 + height + 0.5
+    fig = plt.figure(figsize=(9, total))
+
+    def place(x: float, y: float, w: float, h: float) -> Axes:  # inches, from above
+        return fig.add_axes((x / 9, 1 - (y + h) / total, w / 9, h / total))
+
+    pictures = []
+    for i in range(4):
+        row, column = divmod(i, columns)
+        x = 0.07 + sum(wide + gap for gap in gaps[:column])
+        pictures.append(place(x, 0.55 + row * (high + 0.25), wide, high))
+    y = total - 0.5 - height
+    return fig, pictures, [place(0.6, y, widths[0], height), place(6.75, y, widths[1], height)]
+
+
+def _blank_edit(view: View) -> Figure:
+    """What `plot_edit` fills: depth, its bar, difference, its bar, and two panels of bins."""
+    h, w = view.image.shape[-2:]
+    wide = 2.0
+    high = min(wide * h / w, 2.4)
+    total = max(0.7 + high, 2.75)
+    fig = plt.figure(figsize=(9, total))
+
+    def place(x: float, y: float, w: float, h: float) -> Axes:  # inches, from above
+        return fig.add_axes((x / 9, 1 - (y + h) / total, w / 9, h / total))
+
+    top = 0.6 + (total - 0.7 - high) / 2
+    depth, bar = place(0.08, top, wide, high), place(0.16 + wide, top, 0.09, high)
+    difference, bar2 = place(0.75 + wide, top, wide, high), place(0.83 + 2 * wide, top, 0.09, high)
+    shown = show_depth(depth, view.depth, vmax=_farthest(view))
+    changed = _difference(difference, torch.zeros_like(view.depth[0]))
+    for axes, mappable, label in ((bar, shown, "depth [m]"), (bar2, changed, "change [m]")):
+        fig.colorbar(mappable, cax=axes)
+        axes.tick_params(labelsize=7.5)
+        axes.set_title(label, fontsize=7.5, loc="left")
+    depth.set_title("edited depth", fontsize=9)
+    difference.set_title("difference", fontsize=9)
+    half = (total - 1.2) / 2
+    answers, needed = place(5.92, 0.42, 3, half), place(5.92, 0.7 + half, 3, half)
+    answers.stairs([0], [0, 1], fill=True, color="0.6")
+    answers.set(ylim=(0, 1.08), yticks=(0, 1), yticklabels=("0", "max"))
+    answers.set_ylabel("response", fontsize=8)
+    needed.stairs([0], [0, 1], fill=True, color=PALETTE[1], alpha=0.6, label="|change|")
+    needed.plot([], [], color="k", lw=1.4, label="|error| before")
+    needed.plot([], [], color=PALETTE[0], lw=1.4, ls="--", label="after")
+    needed.legend(
+        ncols=3, fontsize=7, frameon=False, loc="lower left", bbox_to_anchor=(-0.02, 0.94)
+    )
+    needed.set_ylabel("effect [m]", fontsize=8)
+    for ax in (answers, needed):
+        ax.tick_params(labelsize=7.5)
+        sns.despine(ax=ax)
+    return fig
+
+
+def _farthest(view: View) -> float:
+    return max(view.truth.max().item(), view.depth.quantile(0.999).item(), 1e-3)
+
+
+def _some(units: Sequence[int]) -> str:
+    names = ", ".join(map(str, units[:8])) + (f" and {len(units) - 8} more" * (len(units) > 8))
+    return f"unit{'s' * (len(units) > 1)} {names}"
+
+
+def _bar_beside(ax: Axes, mappable, label: str) -> None:
+    """A colour bar to the right of a picture that keeps its place."""
+    bar = ax.figure.colorbar(mappable, cax=ax.inset_axes([1.03, 0, 0.045, 1]))
+    bar.ax.tick_params(labelsize=7.5)
+    bar.set_label(label, fontsize=8)
+
+
+def _over(ax: Axes, image: Tensor, activation: Tensor) -> None:
+    """One unit's |activation| (h, w) over the image in grey, dark where it does not fire."""
+    grey = 0.5 * image.clamp(0, 1).mean(0)
+    values = activation.abs()[None, None]
+    top = np.quantile(values.numpy(), 0.99) or values.max().item() or 1.0
+    values = nn.functional.interpolate(values, grey.shape, mode="bilinear", align_corners=False)
+    values = (values[0, 0] / top).clamp(0, 1)
+    ax.imshow(grey.numpy(), cmap="gray", vmin=0, vmax=1)
+    ax.imshow(values.numpy(), cmap=RESPONSE, vmin=0, vmax=1, alpha=values.numpy() ** 0.6)
+    _bare(ax)
+
+
+# ------------------------------------------------------------------ a picture of one's own
+
+
+def plot_explanation(
+    image: Tensor,
+    depth: Tensor,
+    units: pd.DataFrame,
+    *,
+    responses: Sequence[Tensor],
+    changes: Tensor,
+    by_depth: pd.DataFrame,
+    tuning: Sequence[tuple[Tensor, Tensor]],
+    metric: bool = True,
+    title: str = "",
+) -> Figure:
+    """A picture, its depth, the units that fire on it, and what becomes of the depth without each.
+
+    A row a unit: where it fires (|response|, on its own scale); how the depth changes if it is
+    wrong (one scale for all); and at which depths: filled, the |mean response| of its tuning curve,
+    scaled to the axis; the line, the mean |change|. The arguments are what `explain` found.
+
+    Args:
+        depth: (1, H, W) metres; with ``metric=False`` of an unknown unit, and curves are drawn over
+            tenths of the picture, near to far.
+    """
+    unit = "m" if metric else "model’s unit"
+    aspect = image.shape[1] / image.shape[2]
+    n = len(units)
+    top, row = np.clip(3.6 * aspect, 1.5, 3.4), np.clip(3.6 * aspect, 1.3, 2.1)
+    fig = plt.figure(figsize=(11, top + n * row + 0.9), layout="constrained")
+    axes = fig.subplots(1 + n, 3, squeeze=False, gridspec_kw={"height_ratios": [top, *[row] * n]})
+    show_image(axes[0, 0], image)
+    low, high = (
+        depth.flatten()[:: max(1, depth.numel() // 100_000)].quantile(q) for q in (0.01, 0.99)
+    )
+    shown = show_depth(axes[0, 1], depth, vmin=0 if metric else low.item(), vmax=high.item())
+    fig.colorbar(shown, ax=axes[0, 1], label=f"depth [{unit}]", extend="max", pad=0.02)
+    axes[0, 0].set_title("RGB", fontsize=10)
+    axes[0, 1].set_title("predicted depth", fontsize=10)
+    fig.suptitle(title, fontsize=11)
+    if not n:
+        axes[0, 2].axis("off")
+        axes[0, 2].text(0.5, 0.5, "no unit fires on it", ha="center", va="center")
+        return fig
+    span = changes.abs().flatten()
+    span = span[:: max(1, len(span) // 1_000_000)].quantile(0.99).item() or 1.0
+    for ax, change in zip((*axes[1:, 1], axes[0, 2]), changes, strict=True):
+        drawn = ax.imshow(change.numpy(), cmap=CHANGE, vmin=-span, vmax=span)
+        ax.set_aspect(aspect * change.shape[1] / change.shape[0])
+        _bare(ax)
+    axes[0, 2].set_title("all units below wrong", fontsize=10)
+    fig.colorbar(drawn, ax=axes[0, 2], label=f"change [{unit}]", extend="both", pad=0.02)
+    highest = by_depth["change"].max() or 1.0
+    for i, (_, about) in enumerate(units.iterrows()):
+        response, ax = responses[i], axes[1 + i, 2]
+        _map(axes[1 + i, 0], response)
+        axes[1 + i, 0].set_aspect(aspect * response.shape[1] / response.shape[0])
+        axes[1 + i, 0].set_ylabel(
+            f"{about['layer']}, unit {about['unit']}\nDS {about['selectivity']:.2f}\n"
+            f"{about['best_from_m']:.2f}–{about['best_to_m']:.2f} m",
+            fontsize=8,
+        )
+        axes[1 + i, 0].set_xlabel(f"fires on {about['fires']:.0%}", fontsize=8)
+        axes[1 + i, 1].set_xlabel(
+            f"mean |change| {about['change']:.2g} {unit} · ratio ≥ 1.25 on {about['fails']:.0%}",
+            fontsize=8,
+        )
+        part = by_depth[(by_depth.layer == about["layer"]) & (by_depth.unit == about["unit"])]
+        if metric:
+            mean, edges = (x.numpy() for x in tuning[i])
+            filled = np.nan_to_num(mean / np.nanmax(mean)) * highest
+            ax.stairs(filled, edges, fill=True, color="0.85", label="answers to (data)")
+            middle = (part["from"] + part["to"]) / 2
+            ax.set_xlim(0, edges[-1])
+        else:
+            middle = np.arange(len(part)) + 0.5
+            ax.set_xlim(0, len(part))
+        line = {"color": PALETTE[0], "ms": 2.5, "lw": 1, "label": "changes (here)"}
+        ax.plot(middle, part["change"], "o-", **line)
+        ax.set_ylim(0, 1.08 * highest)
+        ax.set_ylabel(f"mean |change|\n[{unit}]", fontsize=8)
+        ax.tick_params(labelsize=7)
+        sns.despine(ax=ax)
+    axes[1, 0].set_title("where it fires", fontsize=9)
+    axes[1, 1].set_title("if it alone were wrong", fontsize=9)
+    axes[1, 2].legend(fontsize=7, frameon=False, loc="upper right")
+    axes[-1, 2].set_xlabel(
+        "depth [m]" if metric else "tenths of the picture, near to far", fontsize=8
+    )
+    return fig
 
 
 # ------------------------------------------------------------------ helpers

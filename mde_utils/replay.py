@@ -6,6 +6,7 @@ values in one layer each time. Here the part before that layer runs once.
 
 from __future__ import annotations
 
+import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -236,6 +237,54 @@ class WholeNetwork:
             return self.model(self.image, **self.inputs)
         with edit(self.model, edits):
             return self.model(self.image, **self.inputs)
+
+
+class Recorder:
+    """Records one network behind the same layers for one image after another.
+
+    The first recording is compared with the whole network, edited. Where a network cannot be
+    recorded, or its recording gives something else, that is said once and all of it runs.
+    """
+
+    def __init__(self, model: nn.Module, layers: Sequence[str]):
+        self.model, self.layers = model, list(layers)
+        self.checked, self.usable = False, True
+
+    def __call__(
+        self,
+        image: Tensor,
+        inputs: Mapping,
+        probe: Callable[[Remainder | WholeNetwork], Tensor] | None = None,
+    ) -> Remainder | WholeNetwork:
+        """What the network computes behind the layers for a batch; in evaluation mode, without
+        gradient. ``probe``: what is compared; by default the output with the layers halved."""
+        whole = WholeNetwork(self.model, image, inputs)
+        if not self.usable:
+            return whole
+        try:
+            rest = Remainder(self.model, self.layers, image, inputs)
+        except Unrecordable as reason:
+            return self._give_up(whole, str(reason))
+        if self.checked:
+            return rest
+        self.checked = True
+        probe = probe or (lambda rest: rest.run({k: lambda act: act * 0.5 for k in self.layers}))
+        found, expected = probe(rest), probe(whole)
+        # Reduced-precision products (TF32) stay within this; a part that was missed does not.
+        near = 1e-3 * expected.abs().max()
+        if found.shape == expected.shape and bool(((found - expected).abs() <= near).all()):
+            return rest
+        return self._give_up(whole, "run alone, the recorded part gives something else")
+
+    def _give_up(self, whole: WholeNetwork, reason: str) -> WholeNetwork:
+        self.usable = False
+        warnings.warn(
+            f"The part of {type(self.model).__name__} behind {', '.join(self.layers)} cannot be "
+            f"run alone: {reason}. The whole network runs at every step, with the same result, "
+            "but slower.",
+            stacklevel=3,
+        )
+        return whole
 
 
 def _written(function, args, kwargs) -> Iterator[Tensor]:

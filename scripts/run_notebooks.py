@@ -16,11 +16,13 @@ import re
 import sys
 import time
 from pathlib import Path
+from string import Template
 
 import nbformat
 from notebook_tools import (
     NOTEBOOKS,
     ROOT,
+    cell_tagged,
     find_notebooks,
     read,
     relative,
@@ -31,18 +33,7 @@ from notebook_tools import (
 from strip import strip
 
 FAILED = ".failed.ipynb"
-STYLE = """
-body { font: 16px/1.5 system-ui, sans-serif; color: #222; background: #fff;
-       max-width: 62rem; margin: 2rem auto; padding: 0 1rem; }
-section { border-top: 1px solid #ddd; margin-top: 2rem; }
-h2 a { color: inherit; text-decoration: none; }
-h2 a:hover, p a { text-decoration: underline; }
-img { max-width: 100%; height: auto; }
-.table { overflow-x: auto; }
-table { border-collapse: collapse; font-size: 14px; border: 0; }
-th, td { border: 0; border-bottom: 1px solid #ddd; padding: .2rem .7rem; text-align: right; }
-.note { color: #666; }
-"""
+TEMPLATE = ROOT / "scripts" / "results.html"
 
 
 class NotebookFailed(Exception):
@@ -116,59 +107,68 @@ def to_html(nb: nbformat.NotebookNode, names: list[str]) -> str:
 
 
 def last_table(nb: nbformat.NotebookNode) -> str | None:
-    """The HTML of the last output that holds a table."""
-    for kind, data in _outputs_from_the_end(nb):
+    """The HTML of the last output that holds a table, and below it what its cell printed."""
+    for cell, kind, data in _outputs_from_the_end(nb):
         if kind == "text/html" and "<table" in data:
-            return data
+            said = "" if "<caption" in data else "The notebook gives this table no caption.\n"
+            said += printed(cell)
+            note = f'<div class="note"><pre>{html.escape(said)}</pre></div>' if said else ""
+            return f'<div class="table">{data}</div>\n{note}'
     return None
 
 
 def last_picture(nb: nbformat.NotebookNode) -> str | None:
     """The last picture, as an HTML element that needs no other file."""
-    for kind, data in _outputs_from_the_end(nb):
+    for _, kind, data in _outputs_from_the_end(nb):
         if kind in ("image/png", "image/jpeg"):
             data = "".join(data.split())
         elif kind == "image/svg+xml":
             data = base64.b64encode(data.encode()).decode()
         else:
             continue
-        return f'<img alt="final picture" src="data:{kind};base64,{data}">'
+        alt = html.escape(f"final picture of: {title_of(nb)}")
+        image = f'<img alt="{alt}" src="data:{kind};base64,{data}">'
+        return f'<button type="button" class="picture">{image}</button>'
     return None
+
+
+def printed(cell: nbformat.NotebookNode | None) -> str:
+    """What a code cell printed, such as the protocol of its numbers; not its warnings."""
+    outputs = cell.get("outputs", []) if cell else []
+    return "".join(o.text for o in outputs if o.output_type == "stream" and o.name == "stdout")
 
 
 def _outputs_from_the_end(nb: nbformat.NotebookNode):
     for cell in reversed(nb.cells):
         for output in reversed(cell.get("outputs", [])):
-            yield from output.get("data", {}).items()
+            for kind, data in output.get("data", {}).items():
+                yield cell, kind, data
 
 
 def index_page(names: list[str], output: Path) -> str:
     """The page of results: for each notebook its title, final table and picture, and its link."""
-    sections = []
+    contents, sections = [], []
     for name in names:
         if not (output / f"{name}.ipynb").exists():
-            sections.append(f'<section><h2>{name}</h2><p class="note">not executed</p></section>')
+            contents.append(f'<li>{name} <span class="note">not executed</span></li>')
             continue
         nb = read(output / f"{name}.ipynb")
-        seconds = nb.metadata.get("papermill", {}).get("duration") or 0
-        table, picture = last_table(nb), last_picture(nb)
+        title = html.escape(title_of(nb) or name)
+        seconds = nb.metadata.get("papermill", {}).get("duration")
+        took = f"; executed in {seconds:.0f} s" if seconds else ""
+        about = html.escape(printed(cell_tagged(nb, "bootstrap")).strip())
+        contents.append(f'<li><a href="#{name}">{title}</a></li>')
         sections.append(
-            f'<section id="{name}"><h2><a href="{name}.html">'
-            f"{html.escape(title_of(nb) or name)}</a></h2>\n"
-            f'<div class="table">{table or ""}</div>\n<p>{picture or ""}</p>\n'
-            f'<p><a href="{name}.html">the executed notebook {name}</a> '
-            f'(<a href="{name}.ipynb">ipynb</a>) '
-            f'<span class="note">executed in {seconds:.0f} s</span></p></section>'
+            f'<section id="{name}"><h2><a href="{name}.html">{title}</a></h2>\n'
+            f"{last_table(nb) or ''}\n{last_picture(nb) or ''}\n"
+            f'<p>The executed notebook <a href="{name}.html">{name}</a> '
+            f'(<a href="{name}.ipynb">ipynb</a>){took}. <span class="note">{about}</span></p>'
+            "</section>"
         )
-    profile = html.escape(os.environ.get("MDE_PROFILE") or "auto")
-    return (
-        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>Results of the notebooks</title>\n<style>{STYLE}</style></head>\n<body>\n"
-        "<h1>Results of the notebooks</h1>\n"
-        f'<p class="note">The final table and picture of each, profile {profile}.</p>\n'
-        + "\n".join(sections)
-        + "\n</body></html>\n"
+    return Template(TEMPLATE.read_text(encoding="utf-8")).substitute(
+        profile=html.escape(os.environ.get("MDE_PROFILE") or "auto"),
+        contents="\n".join(contents),
+        sections="\n".join(sections),
     )
 
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 PROJECT = Path(__file__).resolve().parent.parent
+TODAY = ["sm_75", "sm_80", "sm_86", "sm_90", "sm_100", "sm_120", "compute_120"]
 
 
 @pytest.fixture(scope="session")
@@ -32,3 +33,22 @@ def private_cache(tmp_path_factory, monkeypatch):
 @pytest.fixture(autouse=True)
 def seeded():
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def gpus(monkeypatch):
+    """Pretends that the machine has GPUs of these capabilities, and a torch built for `arches`."""
+
+    def pretend(*capabilities, arches=TODAY):
+        def index(device):
+            return device if isinstance(device, int) else torch.device(device).index or 0
+
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: bool(capabilities))
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: len(capabilities))
+        monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: list(arches))
+        monkeypatch.setattr(
+            torch.cuda, "get_device_capability", lambda device: capabilities[index(device)]
+        )
+        monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: f"GPU {index(device)}")
+
+    return pretend

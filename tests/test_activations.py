@@ -77,6 +77,16 @@ def test_edit_replaces_the_output(model):
         model(x)
 
 
+def test_edits_act_in_order_and_before_the_hooks_of_others(model):
+    seen = []
+    handle = model.a.register_forward_hook(lambda _m, _i, out: seen.append(out))
+    with tap(model, ["a"]) as acts, edit(model, {"a": lambda a: a * 0 + 1}):
+        with edit(model, {"a": lambda a: a * 3}):
+            model(torch.rand(2, 3, 8, 8))
+    handle.remove()
+    assert bool((seen[0] == 3).all()) and bool((acts["a"] == 3).all())
+
+
 def test_tap_sees_what_edit_made(model):
     with edit(model, {"first": torch.zeros_like}), tap(model, ["first"]) as acts:
         model(torch.randn(1, 3, 2, 2))

@@ -244,7 +244,7 @@ def test_epcdepths_recipe():
         [1e-4] * 2 + [1e-5] * 2
     )
     assert config.depth_loss == "stereo" and config.stereo == {} and config.optimizer == "adam"
-    assert config.data_options["train"] == {"augment": "epc", "hints": True}
+    assert config.data_options["train"] == {"augment": "epc", "hints": [320, 1024]}
 
 
 @pytest.mark.parametrize("name", RECIPES)

@@ -11,26 +11,6 @@ from hypothesis import strategies as st
 from mde_utils import environment
 
 T4, P100, H200 = (7, 5), (6, 0), (9, 0)
-TODAY = ["sm_75", "sm_80", "sm_86", "sm_90", "sm_100", "sm_120", "compute_120"]
-
-
-@pytest.fixture
-def gpus(monkeypatch):
-    """Pretends that the machine has GPUs of these capabilities, and a torch built for `arches`."""
-
-    def pretend(*capabilities, arches=TODAY):
-        def index(device):
-            return device if isinstance(device, int) else torch.device(device).index or 0
-
-        monkeypatch.setattr(torch.cuda, "is_available", lambda: bool(capabilities))
-        monkeypatch.setattr(torch.cuda, "device_count", lambda: len(capabilities))
-        monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: list(arches))
-        monkeypatch.setattr(
-            torch.cuda, "get_device_capability", lambda device: capabilities[index(device)]
-        )
-        monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: f"GPU {index(device)}")
-
-    return pretend
 
 
 @pytest.fixture(autouse=True)

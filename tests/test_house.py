@@ -39,13 +39,19 @@ LAYERS = (
         "attacks",
         "evaluation",
         "disparity",
+        "explanation",
+        "explorer",
+        "export",
         "paper",
         "plots",
         "widgets",
+        "checkup",
     },
 )
 # `build_model(weights=…)` reads weights. Checkpoints, in turn, know no model.
 UPWARD = {("models", "checkpoints")}
+# Asked for where one function alone needs them, with an error that says how to get them.
+OPTIONAL = {"OpenEXR", "onnxruntime"}
 DISTRIBUTION = {"PIL": "pillow", "cv2": "opencv-python-headless", "IPython": "ipywidgets"}
 
 
@@ -88,8 +94,11 @@ def test_requirements_cover_the_imports():
     listed = {re.match(r"[\w.-]+", line)[0] for line in lines if line and line[0] != "#"}
     for part, names in package_imports().items():
         tops = {name.split(".")[0] for name in names} - set(sys.stdlib_module_names) - {"mde_utils"}
+        tops -= OPTIONAL
         lacking = {top for top in tops if DISTRIBUTION.get(top, top) not in listed}
         assert not lacking, f"mde_utils/{part} imports {sorted(lacking)}, not in requirements.txt"
+    for_tests = (ROOT / "requirements-dev.txt").read_text().splitlines()
+    assert {re.match(r"[\w.-]+", line)[0] for line in for_tests if line[0].isalpha()} >= OPTIONAL
 
 
 def test_notebook_packages_only_in_widgets():
@@ -112,8 +121,11 @@ def test_public_names_resolve_and_cost_nothing_before():
 # What may be committed
 
 
+FOLDERS = ("mde_utils", "tests", "tests_browser", "scripts", "notebooks", "benchmarks")
+
+
 def own_files(*endings: str):
-    folders = [ROOT / name for name in ("mde_utils", "tests", "scripts", "notebooks", "benchmarks")]
+    folders = [ROOT / name for name in FOLDERS]
     paths = [*ROOT.glob("*"), ROOT / "data" / "README.md"]
     paths += [path for folder in folders for path in folder.rglob("*")]
     for path in paths:
@@ -158,6 +170,15 @@ def test_committed_notebook_is_as_the_scripts_write_it(path):
     written = notebook_tools.read(path)
     badges.update(written, path.name, badges.repository_address())
     assert written == nb, "run `make badges`"
+
+
+def test_start_and_readme_name_every_notebook():
+    start = notebook_tools.read(ROOT / "notebooks" / "00_start.ipynb")
+    text = "\n".join(cell.source for cell in start.cells if cell.cell_type == "markdown")
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    for path in NOTEBOOKS:
+        assert path.stem == "00_start" or f"| [{path.stem}]({path.name}) |" in text
+        assert f"| [{path.stem}](notebooks/{path.name}) |" in readme
 
 
 def test_ci_calls_make_test():
@@ -395,8 +416,29 @@ def test_page_shows_title_table_picture_and_links(executed):
     assert "<td>0.75</td>" in page and "<td>0.25</td>" not in page
     assert page.count("data:image/png;base64,") == 1 and PIXEL[:40] in page
     assert 'href="first.html"' in page and 'href="second.html"' in page
-    assert "http" not in page
+    assert '<li><a href="#first">' in page and '<section id="first">' in page
+    assert "http" not in page and " src=" not in page.replace(' src="data:', "")
     assert 'href="second.html"' in (folder / "outputs" / "first.html").read_text()
+
+
+def test_page_says_what_stands_behind_a_number():
+    nb = a_notebook("")
+    table = "<table><caption>rooms/test, 64 images</caption><tr><td>0.75</td></tr></table>"
+    outputs = [
+        new_output("stream", text="protocol imde: depth < 10 m\n"),
+        new_output("stream", name="stderr", text="a warning\n"),
+        new_output("display_data", data={"text/html": table}),
+    ]
+    nb.cells[-1].outputs = outputs
+    shown = run_notebooks.last_table(nb)
+    assert table in shown and "protocol imde: depth &lt; 10 m" in shown
+    assert "warning" not in shown and "no caption" not in shown
+    outputs[-1].data["text/html"] = "<table><tr><td>0.75</td></tr></table>"
+    assert "The notebook gives this table no caption." in run_notebooks.last_table(nb)
+
+
+def test_page_names_what_was_not_executed(tmp_path):
+    assert "unseen <span" in run_notebooks.index_page(["unseen"], tmp_path)
 
 
 def test_failed_notebook_leaves_former_results(executed):

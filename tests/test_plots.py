@@ -1,8 +1,10 @@
 """Pictures say what they show: titles, units, colour bars in metres, the right bars and masks."""
 
+import re
 from dataclasses import replace
 
 import matplotlib
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -15,6 +17,7 @@ from mde_utils import plots
 from mde_utils.attacks import fgsm, trace_errors
 from mde_utils.depth_bins import DepthBins
 from mde_utils.dissection import dissect
+from mde_utils.explorer import Explorer
 from mde_utils.interventions import ablation_curve, correction_effects
 from mde_utils.paper import MEASURED, comparison
 
@@ -720,3 +723,182 @@ def test_completion_curves_are_lines_of_the_numbers_given():
     assert "δ < 1.02" in said and "trained with 50" in said and "one" in said
     assert "RMS [m]" in texts(figure) and "REL [%]" in texts(figure)
     assert "one" not in texts(plots.plot_completion(curve))
+
+
+def explored(items, **options):
+    model = Net().eval()
+    data = items * 2
+    return Explorer(model, data, dissect(model, data, ["layer"], bins=(0.75, 10)), **options)
+
+
+def test_a_unit_and_who_answers_at_a_pixel(items):
+    explorer = explored(items)
+    view = explorer.view(1)
+    figure = plots.plot_unit(view, "layer", 5, pixel=(7, 20))
+    image, depth, over, mask, curve, bars = figure.axes
+    where = view.where("layer", 5)[0]
+    assert torch.equal(torch.tensor(mask.images[0].get_array().data) == 1, where)
+    assert torch.equal(torch.tensor(depth.images[0].get_array().data), view.depth[0])
+    assert [tuple(xy) for xy in image.lines[0].get_xydata()] == [(20, 7)]
+    small = view.activations["layer"][5].abs()
+    large = nn.functional.interpolate(small[None, None], (24, 32), mode="bilinear")[0, 0]
+    expected = (large / small.quantile(0.99)).clamp(max=1)
+    np.testing.assert_allclose(over.images[1].get_array(), expected, rtol=1e-4)
+    mean, here = (line.get_ydata() for line in curve.lines[:2])
+    seen = explorer.dissection
+    assert mean[seen.counts["layer"] > 0] == pytest.approx(
+        seen.response["layer"][5][seen.counts["layer"] > 0]
+    )
+    assert here == pytest.approx(view.response("layer")[5].numpy(), nan_ok=True)
+    (band,) = curve.collections
+    top = band.get_datalim(curve.transData).y1
+    assert top == pytest.approx(np.nanmax(mean + explorer.spread("layer")[5].nan_to_num(0).numpy()))
+    answer = view.ask(7, 20, "layer")
+    assert [t.get_text() for t in bars.get_yticklabels()][::-1] == [
+        f"unit {k}" for k in answer.units.index
+    ]
+    widths = [patch.get_width() for patch in bars.patches][::-1]
+    assert widths == pytest.approx(100 * answer.units["share"])
+    words = texts(figure)
+    number, near, far = explorer.assigned("layer", 5)
+    share = where.float().mean()
+    assert number == 5 and f"predicted in {near:.2f}–{far:.2f} m: {share:.0%}" in words
+    assert f"pixel: {answer.depth:.2f} m" in words and "depth [m]" in words
+    with pytest.raises(ValueError, match="8 units, 0 … 7; got unit 8"):
+        plots.plot_unit(view, "layer", 8)
+
+
+def drawn(figure):
+    figure.canvas.draw()
+    return np.asarray(figure.canvas.buffer_rgba()).copy()
+
+
+def test_an_edit_and_the_same_figure_for_another(items):
+    explorer = explored(items)
+    view = explorer.view(0)
+    first = view.edit({"layer": [1, 4]})
+    figure = plots.plot_edit(first)
+    depth, _, difference, _, answers, needed = figure.axes
+    assert torch.equal(torch.tensor(depth.images[0].get_array().data), first.depth[0])
+    assert torch.equal(torch.tensor(difference.images[0].get_array().data), first.difference[0])
+    low, high = difference.images[0].get_clim()
+    assert -low == high == pytest.approx(first.difference.abs().max().item())
+    table = first.table
+    assert needed.patches[0].get_data().values == pytest.approx(table["change"].fillna(0))
+    for line, column in zip(needed.lines, ("error_before", "error_after"), strict=True):
+        assert line.get_ydata() == pytest.approx(table[column], nan_ok=True)
+    assert answers.patches[0].get_data().values.max() <= 1
+    words = texts(figure)
+    assert "layer units 1, 4: switched off" in words and "change [m]" in words
+    assert f"{first.mean('error_before'):.3f} → {first.mean('error_after'):.3f} m" in words
+    before = drawn(figure)
+    for units, mode in (([2], "mean"), ([0, 1, 2], "scale")):
+        other = view.edit({"layer": units}, mode=mode, factor=3)
+        again = plots.plot_edit(other, on=figure)
+        assert again is figure and not np.array_equal(drawn(figure), before)
+        assert np.array_equal(drawn(figure), drawn(plots.plot_edit(other)))
+    assert np.array_equal(drawn(plots.plot_edit(first, on=figure)), before)
+
+
+@pytest.mark.filterwarnings("error")
+def test_an_explorer_of_nothing_measured_and_a_silent_unit(items):
+    silent = [{**item, "depth": torch.zeros(1, 24, 32)} for item in items]
+    explorer = explored(items)
+    with torch.no_grad():
+        explorer.model.layer.weight[3], explorer.model.layer.bias[3] = 0, 0
+    model = explorer.model
+    explorer = Explorer(model, silent + items, dissect(model, items, ["layer"], bins=(0.75, 10)))
+    figure = plots.plot_unit(explorer.view(0), "layer", 3)
+    assert "never answers" in texts(figure) and "silent on this image" in texts(figure)
+    figure = plots.plot_edit(explorer.view(0).edit({"layer": [2, 3]}))
+    assert "mean |error| nan → nan m" in texts(figure)
+
+
+def test_effects_beside_responses(items):
+    explorer = explored(items)
+    effects = explorer.effects("layer")
+    figure = plots.plot_effects(effects, explorer.dissection)
+    response, change, error = (ax.images[0].get_array() for ax in figure.axes[:3])
+    rows = [int(t.get_text()) for t in figure.axes[0].get_yticklabels()]
+    assert sorted(rows) == list(range(8))
+    best = explorer.dissection.response["layer"].abs().argmax(1)[rows].tolist()
+    assert best == sorted(best)
+    assert figure.axes[1].lines[0].get_xydata().tolist() == [[b, i] for i, b in enumerate(best)]
+    for shown, values in ((change, effects.change), (error, effects.error)):
+        values = values[rows]
+        expected = values / values.abs().nan_to_num(0).amax(1, keepdim=True)
+        np.testing.assert_allclose(shown.filled(np.nan), expected)
+    np.testing.assert_allclose(response.max(1), 1)
+    assert "switched off: 6 images" in texts(figure)
+    none = replace(effects, change=effects.change * 0)
+    with pytest.raises(ValueError, match="No unit of 'layer' answers and changes the depth"):
+        plots.plot_effects(none, explorer.dissection)
+
+
+# ------------------------------------------------------------------ stereo
+
+
+def stereo_item(depth=6.0, **more):
+    """A textured wall, focal 40, cameras 0.6 m apart: 4 pixels of disparity."""
+    wide = torch.rand(3, 8, 30, generator=torch.Generator().manual_seed(0))
+    wide = torch.nn.functional.interpolate(wide[None], (32, 120), mode="bicubic")[0].clamp(0, 1)
+    return {
+        "image": wide[..., :96],
+        "right": wide[..., 4:100],
+        "depth": torch.full((1, 32, 96), depth),
+        "intrinsics": torch.tensor([[40.0, 0, 48], [0, 40, 16], [0, 0, 1]]),
+        "baseline": 0.6,
+        "name": "wall",
+    } | more
+
+
+def test_a_pair_agrees_at_its_true_depth_and_nowhere_else():
+    figure = plots.plot_pair(stereo_item())
+    curve = next(ax for ax in figure.axes if ax.get_xlabel() == "all depths times this").lines[0]
+    x, y = curve.get_xdata(), curve.get_ydata()
+    assert x[y.argmin()] == pytest.approx(1) and y.min() < 1e-3 < 0.1 * y.max()
+    assert "right, warped by true depth" in texts(figure)
+    wrong = plots.plot_pair(stereo_item(depth=12.0))
+    curve = next(ax for ax in wrong.axes if ax.get_xlabel() == "all depths times this").lines[0]
+    assert curve.get_xdata()[curve.get_ydata().argmin()] == pytest.approx(0.5)
+
+
+class Constant(nn.Module):
+    def __init__(self, metres):
+        super().__init__()
+        self.metres = metres
+
+    def forward(self, image):
+        return torch.full_like(image[:, :1, ::2, ::2], self.metres)
+
+
+def test_disparities_stand_beside_their_error():
+    sparse = stereo_item()
+    sparse["depth"] = torch.zeros(1, 64, 192)
+    sparse["depth"][0, 10, 20], sparse["depth"][0, 30, 40] = 5.0, 10.0
+    models = {"right": Constant(6.0), "double": Constant(12.0)}
+    figure = plots.plot_disparities(models, [stereo_item(), sparse])
+    said = texts(figure)
+    assert "relative error, mean 0 %" in said and "relative error, mean 100 %" in said
+    assert "relative error, mean 30 %" in said  # of 5 and 10 m
+    assert "1/depth [1/m]" in said and "relative error [%]" in said and "ground truth" in said
+    dots = [c for ax in figure.axes for c in ax.collections if len(c.get_offsets()) == 2]
+    assert [sorted(d.get_array().round(2)) for d in dots[:2]] == [[0.1, 0.2], [20, 40]]
+    figure = plots.plot_disparities(models, [stereo_item()], median_scaled=True)
+    assert "double, times 0.50 by the medians" in texts(figure)
+    assert texts(figure).count("relative error, mean 0 %") == 2
+
+
+def test_disparities_of_pairs_without_depth_are_judged_by_the_pair():
+    item = stereo_item()
+    del item["depth"]
+    said = texts(plots.plot_disparities({"right": Constant(6.0), "no": Constant(3.0)}, [item]))
+    assert "right (no true depth)" in said
+    found = [float(x) for x in re.findall(r"photometric error, mean ([\d.]+)", said)]
+    assert len(found) == 2 and found[0] < 0.03 < 0.1 < found[1]
+
+
+def test_hints_are_drawn_as_depth():
+    item = stereo_item()
+    figure = plots.plot_items([item | {"hint": item["depth"]}], ["image", "hint", "depth"])
+    assert texts(figure).count("depth [m]") == 2 and "depth hints" in texts(figure)

@@ -41,6 +41,7 @@ DATASETS = {
     "streets": ("streets", "Streets"),
     "nyu": ("nyu", "NYU"),
     "kitti": ("kitti", "KITTI"),
+    "folder": ("folder", "Folder"),
 }
 
 
@@ -53,13 +54,13 @@ def load_dataset(
     limit: int | None = None,
     augment: str | Callable[[dict], dict] | None = None,
     sparse_samples: int | None = None,
-    hints: bool = False,
+    hints: bool | tuple[int, int] = False,
     cache: bool = True,
     **options,
 ) -> Dataset:
     """A map-style data set of items as in this package's docstring.
 
-    name: "rooms", "streets" (rendered, need no data), "nyu" or "kitti".
+    name: "rooms", "streets" (rendered, need no data), "nyu", "kitti", or "folder" (your own).
     split: "train", "val" or "test".
     root: the folder with the data, where there are any.
     size: (H, W); None is the data set's own size.
@@ -68,9 +69,10 @@ def load_dataset(
         access.
     sparse_samples: give items `sparse_depth`, about so many pixels of their (augmented) depth:
         drawn anew at every access in "train", else fixed (see `SparseSamples`).
-    hints: give the items of pairs `hint` (see `WithHints`).
+    hints: give the items of pairs `hint` (see `WithHints`), matched at their own size, or, given
+        (H, W), at that.
     cache: keep decoded records, and hints, in `cache_root()`.
-    options: the data set's own, for example `baseline` of "rooms" or `raw` of "nyu".
+    options: the data set's own, for example `raw` of "nyu", or `depth_unit` of "folder".
 
     Raises ValueError for an unknown data set or split and other bad arguments, TypeError for an
     unknown option, FileNotFoundError where there are no data.
@@ -88,7 +90,10 @@ def load_dataset(
             raise TypeError(unknown(f"option of {name!r}", option, sorted({*allowed} - {"split"})))
     if hints:
         loaded = dataset(split, **{**arguments, "augment": None})
-        loaded = WithHints(loaded, cache=cache, augment=augment)
+        pairs = None
+        if hints is not True:
+            pairs = dataset(split, **{**arguments, "augment": None, "size": tuple(hints)})
+        loaded = WithHints(loaded, pairs=pairs, cache=cache, augment=augment)
     else:
         loaded = dataset(split, **arguments)
     if sparse_samples is None:

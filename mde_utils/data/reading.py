@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch.utils.data import get_worker_info
 
 KAGGLE_INPUT = Path("/kaggle/input")
@@ -114,6 +114,45 @@ def decode(path: str | Path) -> Image.Image:
             return image
     except (OSError, SyntaxError, ValueError) as error:
         raise ValueError(f"Cannot decode {path}, it is damaged or cut off: {error}") from error
+
+
+def open_picture(source, of: str | Path) -> Image.Image:
+    """A file's picture, of which the header alone is read. Raises ValueError for what is none."""
+    try:
+        return Image.open(source)
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        unknown = isinstance(error, UnidentifiedImageError)
+        why = "it is no image that Pillow knows, or is cut off" if unknown else error
+        raise ValueError(
+            f"Cannot read {of} as a picture: {why}. Mend it, or take it out."
+        ) from error
+
+
+def as_rgb(image: Image.Image, of: str | Path) -> Image.Image:
+    """An opened picture as everything here takes it: RGB, 8 bits a channel.
+
+    Turned as the camera says (EXIF). Grey in three equal channels, 16-bit grey with 65535 as white,
+    as PNG and TIFF define it; CMYK by Pillow's rule, without a colour profile; what is transparent
+    on white.
+
+    Raises ValueError where it is damaged, or of a kind that does not say what white is.
+    """
+    png = image.format == "PNG"  # of which older Pillows make mode I, and 16 bits are the most
+    try:
+        image = ImageOps.exif_transpose(image)
+        if image.mode.startswith("I;16") or (image.mode == "I" and png):
+            image = Image.fromarray((np.asarray(image) // 257).astype("u1"))
+        elif image.mode in ("I", "F"):
+            raise ValueError(
+                f"its pixels are 32-bit numbers (mode {image.mode}), and nothing says which is "
+                "white; save it with 8 or 16 bits"
+            )
+        if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
+            image = image.convert("RGBA")
+            image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+        return image.convert("RGB")
+    except (OSError, SyntaxError, ValueError) as error:
+        raise ValueError(f"Cannot decode {of}, it is damaged or no photograph: {error}") from error
 
 
 def check_grey_png(path: str | Path, bits: int, of: str) -> None:

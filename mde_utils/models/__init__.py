@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 
 from ..checkpoints import Published, fetch, load_weights
+from .adapt import adapt
 from .base import DepthModel
 from .bts import BTS
 from .cspn import CSPN
@@ -17,7 +18,7 @@ from .epcdepth import EPCDepth
 from .meter import METER, SIZES
 from .mff import MFF
 
-__all__ = ["MODELS", "DepthModel", "build_model", "shipped_weights"]
+__all__ = ["MODELS", "DepthModel", "adapt", "build_model", "shipped_weights"]
 
 #: Networks over any backbone, `<family>_<timm name>`; `backbones` are the publication's.
 FAMILIES = {"mff": MFF, "bts": BTS, "cspn": CSPN, "epcdepth": EPCDepth}

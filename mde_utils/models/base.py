@@ -29,12 +29,19 @@ class DepthModel(nn.Module):
         metres_per_unit: metres in one unit of `forward_raw`.
         depth_range: (nearest, farthest) depth in metres that the network is meant for.
         options: the options that `build_model` made it with.
+        scale: what is known of its depth: `"metric"`, or a weaker word of `adapt`'s.
+        image_size: (h, w) of the images that it was made for; a larger or smaller picture of
+            the same view looks to it like another camera's.
+        multiple: the sides of its images are multiples of this; 0 = `image_size` alone.
     """
 
     input_names: tuple[str, ...] = ()
     dead_keys: tuple[str, ...] = ()
     renamed_keys: Mapping[str, str] = MappingProxyType({})
     loss_scale: float = 1.0
+    scale: str = "metric"
+    image_size: tuple[int, int] = (192, 256)
+    multiple: int = 64
 
     def __init__(
         self,

@@ -313,6 +313,7 @@ class BTS(DepthModel):
     """
 
     backbones = PUBLISHED_BACKBONES
+    image_size = (416, 544)
     taps = {
         "upconv3": "decoder.bn3",
         "upconv2": "decoder.bn2",

@@ -285,6 +285,7 @@ class CSPN(DepthModel):
     """
 
     backbones = PUBLISHED_BACKBONES
+    image_size = (228, 304)
     input_names = ("sparse_depth",)
     dead_keys = ("up_proj_layer", "conv3.", "post_process_layer.")
     # By the encoder's stage whose size they have.

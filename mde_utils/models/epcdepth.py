@@ -296,6 +296,7 @@ class EPCDepth(DepthModel):
     """
 
     backbones = PUBLISHED_BACKBONES
+    image_size = (192, 640)
     dead_keys = ("encoder.encoder.fc.", "depth_decoder.encoder_disps.")  # with inference=True
     taps = {
         "relu": "encoder.encoder.act1",

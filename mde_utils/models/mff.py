@@ -218,6 +218,7 @@ class MFF(DepthModel):
     """
 
     backbones = PUBLISHED_BACKBONES
+    image_size = (228, 304)
     taps = {"D": "D.up4", "MFF": "MFF", "Rconv0": "R.relu0", "Rconv1": "R.relu1"}
 
     def __init__(self, name: str = "mff_resnet50"):
