@@ -41,14 +41,13 @@ test-browser: $(INSTALLED)  ## notebooks in JupyterLab and the page of results, 
 	$(PY) -m pytest -q tests_browser
 
 test-widgets: $(WIDGETS7)/.installed  ## the controls and their notebook under ipywidgets 7.7 too
-	$(WIDGETS7)/bin/python -m pytest -q tests/test_widgets.py
-	$(WIDGETS7)/bin/python -m pytest -q -x --nbval-lax --nbval-current-env --nbval-cell-timeout $(CELL_TIMEOUT) notebooks/12_explore.ipynb
+	PYTHONPATH=$(abspath $(WIDGETS7)) $(PY) -m pytest -q tests/test_widgets.py
+	PYTHONPATH=$(abspath $(WIDGETS7)) $(PY) -m pytest -q -x --nbval-lax --nbval-current-env --nbval-cell-timeout $(CELL_TIMEOUT) notebooks/12_explore.ipynb
 
-# The same packages, but for an ipywidgets 7.7 that comes before them.
+# An ipywidgets that is found before the environment's own.
 $(WIDGETS7)/.installed: $(INSTALLED)
-	$(PY) -m venv --without-pip $(WIDGETS7)
-	$(PY) -m pip --python $(WIDGETS7)/bin/python install -q --disable-pip-version-check --no-deps 'ipywidgets==7.7.*' 'widgetsnbextension==3.6.*' ipython_genutils
-	$(PY) -c 'import sysconfig; print("import site; site.addsitedir(%r)" % sysconfig.get_path("purelib"))' > $$($(WIDGETS7)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/packages.pth
+	$(PY) -m pip install -q --disable-pip-version-check --no-deps --upgrade --target $(WIDGETS7) 'ipywidgets==7.7.*' 'widgetsnbextension==3.6.*' ipython_genutils
+	PYTHONPATH=$(WIDGETS7) $(PY) -c 'import ipywidgets as i; assert i.__version__.startswith("7.7."), i.__file__'
 	@touch $@
 
 lint: $(INSTALLED)  ## style of code and notebooks; changes nothing

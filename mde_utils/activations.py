@@ -128,9 +128,9 @@ def tap(
 def edit(model: nn.Module, edits: Mapping[str, Callable[[Tensor], Tensor]]) -> Iterator[None]:
     """Replace a layer's output by ``fn(output)``: ``with edit(model, {"dec_3": fn}): model(x)``.
 
-    Of a layer in ``model.grids``, ``fn`` is given the map (B, C, h, w) and gives one back; class and
-    register tokens stay as they are. Edits of one layer act in the order of their contexts, and
-    before whatever else looks at the layer's output, ``tap`` too.
+    Of a layer in ``model.grids``, ``fn`` takes and gives the map (B, C, h, w); class and register
+    tokens stay as they are. Edits of one layer act in the order of their contexts, and before
+    whatever else looks at the layer's output, ``tap`` too.
 
     Raises:
         ValueError: unknown layer, or ``fn`` changed the output's shape.

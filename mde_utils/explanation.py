@@ -69,7 +69,8 @@ class Explanation:
         changes: (n, h, w) the depth if the unit is wrong, less the depth; of the last all of them.
         by_depth: a row a unit and bin of predicted depth: `layer`, `unit`, `from`, `to`, `share` of
             the picture, `change`.
-        tuning: (n, N_b) mean response of each unit to each bin of its layer, in the dissection.
+        tuning: of each unit, |mean response| (N_b,) to the bins of its layer in the dissection, NaN
+            in bins without a pixel, and the bins' edges.
         said: how the picture was taken, what scale its depth has, which units were looked at.
     """
 

@@ -15,7 +15,7 @@ from urllib.request import urlopen
 
 import notebook_tools
 import pytest
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Page, expect, sync_playwright
 
 ROOT = Path(__file__).resolve().parents[1]
 SHOTS = ROOT / "outputs" / "browser"  # ignored by git; look at them after a run
@@ -30,6 +30,7 @@ FLAGS = (
     "--disable-sync",
     "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
 )
+expect.set_options(timeout=30_000)  # as long as all else is waited for
 # The pages are watched from outside, so every cell has to be in them, seen or not.
 LAB_SETTINGS = {
     "notebook-extension/tracker": '{"windowingMode": "none", "autoStartDefaultKernel": true}',
@@ -63,7 +64,6 @@ def browser():
 def page(browser):
     """A fresh page; a script's error in it fails the test."""
     context = browser.new_context(viewport={"width": 1280, "height": 900})
-    context.set_default_timeout(10_000)
     page = context.new_page()
     errors = []
     page.on("pageerror", lambda error: errors.append(str(error)))
@@ -102,9 +102,10 @@ class Lab:
         """Open the notebook in `page`, run all of its cells by the menu, and wait for them."""
         nb = notebook_tools.read(self.folder / f"{name}.ipynb")
         cells = sum(cell.cell_type == "code" and bool(cell.source.strip()) for cell in nb.cells)
-        page.goto(f"{self.url}/lab/tree/{name}.ipynb?token={self.token}")
+        # In a workspace of its own: another would open the notebooks of before, too.
+        page.goto(f"{self.url}/lab/workspaces/{name}/tree/{name}.ipynb?token={self.token}")
         page.locator(".jp-CodeCell").first.wait_for(timeout=60_000)
-        page.locator(".jp-KernelName", has_text="Python 3").wait_for(timeout=60_000)
+        page.locator(".jp-KernelName:visible", has_text="Python 3").wait_for(timeout=60_000)
         page.locator(".jp-Notebook-ExecutionIndicator[data-status=idle]").wait_for(timeout=60_000)
         page.get_by_role("menuitem", name="Run", exact=True).click()
         page.get_by_role("menuitem", name="Run All Cells", exact=True).click()

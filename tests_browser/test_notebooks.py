@@ -125,7 +125,7 @@ class Twin:
         wanted = [self.page.evaluate(PLAIN, texts), self.values()]
         return "" if shown == wanted else f"shown {shown}, not {wanted}"
 
-    def settle(self, *, seconds: int = 30) -> None:
+    def settle(self, *, seconds: int = 60) -> None:
         """Wait until the page shows what is shown here."""
         end = time.monotonic() + seconds
         while differs := self.differs():
