@@ -19,6 +19,7 @@ from mde_utils import plots
 from mde_utils.dissection import Dissection
 from mde_utils.explorer import ORDERS, Answer, Edited, Explorer
 
+COMPACT = 'style="line-height: 1.3; border-spacing: 1em 0"'  # widgets' lines are 28 pixels high
 DEGREES = {"min": -60, "max": 60, "step": 5}
 EDITS = {
     "nothing": None,
@@ -203,7 +204,7 @@ class _Panel:
         options = []
         for k in self.explorer.order(self.layer.value, self.order.value):
             at = frame.loc[k]
-            words = f"{at.best_from_m:.2f}–{at.best_to_m:.2f} m, selectivity {at.selectivity:.2f}"
+            words = f"{at.best_from_m:.2f}–{at.best_to_m:.2f} m, DS {at.selectivity:.2f}"
             options.append((f"{k}: {words if at.best_response else 'never answers'}", k))
         return options
 
@@ -332,7 +333,8 @@ def _answer(answer: Answer) -> str:
         if u.share > 0
     ]
     head = "<th>unit</th><th>share</th><th>response at the pixel</th><th>answers most to</th>"
-    return f"{words}<table><tr>{head}<th>selectivity</th></tr>{''.join(rows)}</table>"
+    table = f"<table {COMPACT}><tr>{head}<th>DS (selectivity)</th></tr>{''.join(rows)}</table>"
+    return words + table
 
 
 def _edited(edited: Edited) -> str:

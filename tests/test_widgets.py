@@ -174,7 +174,7 @@ def test_the_order_of_units(panel):
         assert [k for _, k in options] == explorer.order("wide", order)
         assert panel.control["unit"].value == 2  # still the shown one
     best = explorer.units.loc["wide", 2]
-    words = f"2: {best.best_from_m:.2f}–{best.best_to_m:.2f} m, selectivity {best.selectivity:.2f}"
+    words = f"2: {best.best_from_m:.2f}–{best.best_to_m:.2f} m, DS {best.selectivity:.2f}"
     assert words in [text for text, _ in options]
 
 
