@@ -356,7 +356,7 @@ def _known(ax: Axes, values: Tensor, **look):
     values = values[0].cpu().numpy()
     known = np.isfinite(values)
     if known.mean() > 0.5:
-        shown = ax.imshow(values, **look)
+        shown = ax.imshow(values, interpolation="nearest", **look)
     else:
         ax.imshow(np.ones((*values.shape, 3)))
         y, x = known.nonzero()
