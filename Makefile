@@ -46,7 +46,7 @@ test-widgets: $(WIDGETS7)/.installed  ## the controls and their notebook under i
 
 # An ipywidgets that is found before the environment's own.
 $(WIDGETS7)/.installed: $(INSTALLED)
-	$(PY) -m pip install -q --disable-pip-version-check --no-deps --upgrade --target $(WIDGETS7) 'ipywidgets==7.7.*' 'widgetsnbextension==3.6.*' ipython_genutils
+	PIP_CONSTRAINT= $(PY) -m pip install -q --disable-pip-version-check --no-deps --upgrade --target $(WIDGETS7) 'ipywidgets==7.7.*' 'widgetsnbextension==3.6.*' ipython_genutils
 	PYTHONPATH=$(WIDGETS7) $(PY) -c 'import ipywidgets as i; assert i.__version__.startswith("7.7."), i.__file__'
 	@touch $@
 

@@ -1,4 +1,4 @@
-"""Claims: dissecting all 16 layers of METER-XXS costs at most 1.25 times the plain forward passes
+"""Claims: dissecting all 16 layers of METER-XXS costs about 1.25 times the plain forward passes
 over the same loader, and the four layers of MFF at most 1.10 times; memory does not grow from 100
 to 5,000 images."""
 

@@ -485,6 +485,7 @@ def evaluate(
     if not protocols:
         raise ValueError(f"No protocol was given. Known protocols: {', '.join(PROTOCOLS)}.")
     capped = [name for name in protocols if _protocol(name).capped]
+    check_metric(model, protocols)
     rank, _ = rank_and_world(distributed)
     if capped and cap is None:
         cap = find_range(dataset, model)[1]
@@ -560,6 +561,7 @@ def photometric(
     """
     if len(dataset) == 0:
         raise ValueError("The data set is empty: there is nothing to evaluate.")
+    check_metric(model)
     device = _device(model, device)
     inputs = tuple(getattr(model, "input_names", ()))
     fields = ("image", "right", "intrinsics", "baseline", *inputs)
@@ -634,6 +636,28 @@ def completion_curve(
             metrics = evaluate(model, drawn, protocol=protocol, **options)
         rows.append({"samples": number, **metrics})
     return pd.DataFrame(rows)
+
+
+def check_metric(model: nn.Module, protocols: Sequence[str] = ()) -> None:
+    """Refuse a model whose depth is not in metres (see `adapt`), for what compares it with metres.
+
+    Raises:
+        ValueError: its `scale` is not "metric"; "up to scale" will do where all protocols scale
+            each image by its median.
+    """
+    scale = getattr(model, "scale", "metric")
+    scaled = bool(protocols) and all(PROTOCOLS[name].median_scaled for name in protocols)
+    if scale == "metric" or (scale == "up to scale" and scaled):
+        return
+    raise ValueError(
+        f"The depth of {getattr(model, 'name', type(model).__name__)} is known {scale}, not in "
+        "metres, and cannot be compared with metres. Give adapt the unit if you know it"
+        + (
+            "; or choose a protocol that scales by the median, epc-nyu."
+            if scale == "up to scale"
+            else "."
+        )
+    )
 
 
 def to_size(

@@ -43,6 +43,7 @@ SMALLEST = 32
 SHAPE = 16  # times as long as wide, at most
 BYTES = 2**28  # of a download
 IMAGES = 32  # rendered scenes of a dissection that is made here
+NEGATIVE = 0.05  # of a prediction's pixels may be no depth
 FIRES = 0.5  # of the unit's strongest mean response: a pixel where it is above that fires
 EVERYWHERE = 0.01  # of the picture: a unit that fires on less is passed over
 FAILS = 1.25  # ratio of two depths from which one is wrong, as in δ1
@@ -158,17 +159,8 @@ def explain(
         FileNotFoundError: no such file.
         ConnectionError: the address cannot be reached.
     """
-    if wrong not in ("mean", "zero"):
-        raise ValueError(f"wrong is 'mean' or 'zero'; got {wrong!r}.")
-    if num_units < 1:
-        raise ValueError(f"num_units must be at least 1; got {num_units}.")
-    size = check_options(None, size)
-    names = tuple(getattr(model, "input_names", ()))
-    if names and not isinstance(image, Mapping):
-        raise ValueError(
-            f"{_name(model)} takes {', '.join(names)} beside the image: give an item of a data set "
-            "that has them."
-        )
+    alone = not isinstance(image, Mapping)
+    names, size = _checked_options(model, alone, num_units=num_units, wrong=wrong, size=size)
     name, picture, inputs, said = _read(image, names)
     h, w = picture.shape[-2:]
     shown = picture[None]
@@ -188,6 +180,11 @@ def explain(
         first = read_output(model(shown, **inputs), of=_name(model))
     if not bool(first.isfinite().all()):
         raise ValueError(f"The prediction for {name} holds NaN or infinity.")
+    if (none := (first <= 0).float().mean().item()) > NEGATIVE:
+        raise ValueError(
+            f"{none:.0%} of the prediction for {name} is 0 or below, which is no depth. What does "
+            f"{_name(model)} give? Say so: adapt(model, output=…, unit=…)."
+        )
     if dissection is None:
         dissection, made = _rendered(model, layers)
         said += f".\n{made}"
@@ -209,12 +206,14 @@ def explain(
             return read_output(rest.run(edits)).float().cpu()
 
         scale = str(getattr(model, "scale", "unknown"))
-        least = MIN_DEPTH if scale == "metric" else torch.finfo(torch.float32).tiny
+        least = MIN_DEPTH if scale == "metric" else 1e-3 * first.median().item()
         depth = run([]).clamp(min=least)
         pairs = [*zip(chosen["layer"], chosen["unit"], strict=True)]
         sets = [*([pair] for pair in pairs), pairs] if pairs else []
         others = [run(units).clamp(min=least) for units in sets]
     measured = [_compare(depth, other) for other in others]
+    if scale == "up to scale and shift":  # a ratio means nothing then
+        measured = [{**one, "fails": math.nan} for one in measured]
     units, by_depth = chosen, []
     for (layer, unit), other in zip(pairs, others, strict=False):
         edges = dissection.bins[layer].edges if scale == "metric" else _tenths(depth)
@@ -229,9 +228,14 @@ def explain(
     if pairs:
         said += (
             f".\n{len(pairs)} units of {', '.join(dict.fromkeys(units['layer']))} fire on it, of "
-            f"the most selective ones; if all were wrong, {measured[-1]['fails']:.0%} of the "
-            "picture would change by a ratio of 1.25 or more."
+            "the most selective ones"
         )
+        if not math.isnan(measured[-1]["fails"]):
+            said += (
+                f"; if all were wrong, {measured[-1]['fails']:.0%} of the picture would change by "
+                "a ratio of 1.25 or more"
+            )
+        said += "."
     else:
         said += f".\nNo unit of {', '.join(layers)} fires on this picture."
     if verbose:
@@ -293,6 +297,7 @@ def explain_folder(
     for name, times in Counter(path.stem for path in pictures.paths).items():
         if times > 1:
             raise ValueError(f"{times} pictures are called {name}, but for the ending. Rename.")
+    _checked_options(model, True, **options)
     for path in pictures.paths:
         _read(path, ())
     said = ""
@@ -329,6 +334,28 @@ def explain_folder(
 
 
 # ---- the picture ---------------------------------------------------------------------------
+
+
+def _checked_options(
+    model: nn.Module,
+    alone: bool,
+    *,
+    num_units: int = 5,
+    wrong: str = "mean",
+    size: tuple[int, int] | None = None,
+) -> tuple[tuple[str, ...], tuple[int, int] | None]:
+    """The model's further inputs, and the size; refuses before any work. `alone`: no item."""
+    if wrong not in ("mean", "zero"):
+        raise ValueError(f"wrong is 'mean' or 'zero'; got {wrong!r}.")
+    if num_units < 1:
+        raise ValueError(f"num_units must be at least 1; got {num_units}.")
+    names = tuple(getattr(model, "input_names", ()))
+    if names and alone:
+        raise ValueError(
+            f"{_name(model)} takes {', '.join(names)} beside the image: give an item of a data set "
+            "that has them."
+        )
+    return names, check_options(None, size)
 
 
 def _read(image, names: tuple[str, ...]) -> tuple[str, Tensor, dict[str, Tensor], str]:
@@ -393,10 +420,15 @@ def _checked(image: Tensor) -> Tensor:
     elif not image.is_floating_point():
         raise ValueError(f"An image is uint8, or float in [0, 1]; got {image.dtype}.")
     h, w = image.shape[1:]
-    if min(h, w) < SMALLEST or max(h, w) > SHAPE * min(h, w):
+    if min(h, w) < SMALLEST:
         raise ValueError(
             f"The image has {h}x{w} pixels, in which no depth can be seen: {SMALLEST}x{SMALLEST} "
-            f"are the least, and one side at most {SHAPE} times the other."
+            "are the least."
+        )
+    if max(h, w) > SHAPE * min(h, w):
+        raise ValueError(
+            f"The image has {h}x{w} pixels: one side may be at most {SHAPE} times the other, for "
+            "networks have not seen such shapes. Cut it into parts."
         )
     image = image.detach().float().cpu()
     if not bool(image.isfinite().all()) or image.min() < 0 or image.max() > 1:
@@ -560,7 +592,7 @@ def _summary(found: Explanation) -> dict:
         f"median{unit}": middle,
         f"5 % farthest{unit}": high,
         "units that fire": len(found.units),
-        "fails if all are wrong": f"{found.together['fails']:.0%}",
+        "fails if all are wrong": f"{found.together['fails']:.0%}".replace("nan%", "unknown"),
     }
 
 

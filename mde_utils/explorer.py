@@ -23,7 +23,7 @@ from mde_utils.data.loading import batches
 from mde_utils.depth_bins import DepthBins
 from mde_utils.dissection import Dissection, response_spread
 from mde_utils.environment import progress
-from mde_utils.evaluation import to_size
+from mde_utils.evaluation import check_metric, to_size
 from mde_utils.interventions import (
     UnitEffects,
     Units,
@@ -69,6 +69,7 @@ class Explorer:
         if len(dataset) == 0:
             raise ValueError("The data set is empty: there is nothing to explore.")
         self.layers = checked_layers(model, dissection, dissection.layers)
+        check_metric(model)  # bins and masks are of metres
         self.model, self.dataset, self.dissection = model, dataset, dissection
         self.batch_size, self.progress = batch_size, progress
         self.spread_images = _evenly(dataset, spread_images)

@@ -27,7 +27,14 @@ from mde_utils.data.loading import batches, chunks
 from mde_utils.depth_bins import DepthBins, find_range
 from mde_utils.dissection import Dissection
 from mde_utils.environment import progress
-from mde_utils.evaluation import ERRORS, PROTOCOLS, describe_protocol, image_metrics, to_size
+from mde_utils.evaluation import (
+    ERRORS,
+    PROTOCOLS,
+    check_metric,
+    describe_protocol,
+    image_metrics,
+    to_size,
+)
 from mde_utils.replay import (
     Edits,
     Recorder,
@@ -660,6 +667,7 @@ def unit_effects(
             without a pixel in any bin.
     """
     checked_layers(model, dissection, layer)
+    check_metric(model)
     if len(dataset) == 0:
         raise ValueError("The data set is empty: there is nothing to measure.")
     units, bins = len(dissection.sums[layer]), dissection.bins[layer]
@@ -761,6 +769,7 @@ class _Run:
         chunks(1, batch_size)  # and a batch size below 1
         if len(dataset) == 0:
             raise ValueError("The data set is empty: there is nothing to measure.")
+        check_metric(model, [protocol])
         if device is None:
             device = next((p.device for p in model.parameters()), torch.device("cpu"))
         else:

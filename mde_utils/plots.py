@@ -1812,7 +1812,8 @@ def plot_explanation(
         )
         axes[1 + i, 0].set_xlabel(f"fires on {about['fires']:.0%}", fontsize=8)
         axes[1 + i, 1].set_xlabel(
-            f"mean |change| {about['change']:.2g} {unit} · ratio ≥ 1.25 on {about['fails']:.0%}",
+            f"mean |change| {about['change']:.2g} {unit}"
+            + (f" · ratio ≥ 1.25 on {about['fails']:.0%}" if about["fails"] >= 0 else ""),
             fontsize=8,
         )
         part = by_depth[(by_depth.layer == about["layer"]) & (by_depth.unit == about["unit"])]

@@ -239,7 +239,11 @@ class _Panel:
     def on_order(self, _change) -> None:
         with self.quietly():
             shown = self.unit.value
-            self.unit.options = self.ranked()
+            try:
+                self.unit.options = self.ranked()
+            except ValueError as error:  # no depth to measure an effect by
+                self.answer.value = html.escape(str(error))
+                return
             self.unit.value = shown
 
     def on_edit(self, _change) -> None:
@@ -273,7 +277,10 @@ class _Panel:
         self.draw_edit()
 
     def draw_edit(self) -> None:
-        view, change = self.view(), self.change()
+        try:
+            view, change = self.view(), self.change()
+        except ValueError:  # said where the image was chosen
+            return
         self.factor.disabled = change.get("mode") != "scale"
         self.code.value = view.code(**change)
         shown, words = "none", ""  # "none": not on the page

@@ -244,3 +244,24 @@ def test_every_kind_of_picture_becomes_rgb():
     assert abs(half[0] - 127) <= 1
     with pytest.raises(ValueError, match="nothing says which is white"):
         as_rgb(Image.new("F", (4, 4)), "a")
+
+
+def test_splits_by_folders_below_images(tmp_path):
+    splits = {"train": 1, "val": 2, "test": 3}
+    for split, value in splits.items():
+        pairs(tmp_path, [f"{split}/{i}" for i in range(2)], values=MM * 0 + 1000 * value)
+    for split, value in splits.items():
+        data = load(tmp_path, split)
+        assert [(data[i]["name"], data[i]["depth"].max().item()) for i in range(2)] == [
+            ("0", value), ("1", value)
+        ]  # fmt: skip
+    assert len(load(tmp_path)) == 6
+    pairs(tmp_path, ["kitchen/1"])
+    with pytest.raises(ValueError, match="the splits train, val, test and, beside them, kitchen"):
+        load(tmp_path, "train")
+
+
+def test_a_split_that_is_not_below_images(tmp_path):
+    pairs(tmp_path, ["train/1", "test/1"])
+    with pytest.raises(FileNotFoundError, match="has the splits train, test, but no folder val"):
+        load(tmp_path, "val")

@@ -83,6 +83,18 @@ def test_pairs_that_are_not_of_the_items():
         WithHints(rooms(), pairs=part)
 
 
+def test_pairs_of_another_part_of_the_height():
+    lower = [
+        {**item, "image": item["image"][:, 16:], "right": item["right"][:, 16:]} for item in rooms()
+    ]
+    for item in lower:
+        k = item["intrinsics"].clone()
+        k[1, 2] -= 16
+        item["intrinsics"] = k
+    with pytest.raises(ValueError, match="another part of the scene"):
+        WithHints(lower, pairs=rooms())
+
+
 def test_batches_through_workers():
     data = WithHints(rooms())
     loader = DataLoader(data, batch_size=4, num_workers=1, collate_fn=collate)

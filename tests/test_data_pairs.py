@@ -180,3 +180,21 @@ def test_real_grey_pairs(real):
     items = stereo_pairs(real / "kitti" / "odometry_gray", size=(64, 208))
     assert len(items) == 51 and torch.equal(*items[0]["image"][:2])
     assert items[0]["baseline"] == pytest.approx(0.5372, abs=1e-4)
+
+
+def test_kitti_2015_has_the_truth_of_every_other_picture(tmp_path):
+    for n in ("10", "11"):
+        pair(tmp_path, f"image_2/000046_{n}.png", f"image_3/000046_{n}.png")
+    save(tmp_path / "disp_occ_0/000046_10.png", np.full((H, W), 10 * 256, "u2"))
+    items = stereo_pairs(tmp_path, focal=FOCAL, baseline=BASELINE)
+    assert [item["name"] for item in items] == ["image_2/000046_10"] and "depth" in items[0]
+
+
+def test_pictures_of_16_bits(tmp_path):
+    grey = RNG.integers(0, 2**16, (H, W), dtype="u2")
+    for side in ("image_l", "image_r"):
+        save(tmp_path / side / "0.png", grey)
+    (tmp_path / "calib.txt").write_text(ROWS)
+    (item,) = stereo_pairs(tmp_path)
+    expected = torch.from_numpy(grey / 65535).float().expand(3, -1, -1)
+    torch.testing.assert_close(item["image"], expected, atol=1 / 255, rtol=0)

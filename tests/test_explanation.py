@@ -247,7 +247,7 @@ def cut_off(folder):
         (lambda folder: folder / "none.png", FileNotFoundError, "There is no picture .*none.png"),
         (lambda folder: folder, ValueError, "is a folder: explain_folder"),
         (photo((1, 1)), ValueError, "1x1 pixels, in which no depth can be seen: 32x32"),
-        (photo((32, 1000)), ValueError, "one side at most 16 times"),
+        (photo((32, 1000)), ValueError, "one side may be at most 16 times"),
         (photo() / 1.0, ValueError, "Divide 8-bit values by 255"),
         (photo() / 255 * np.nan, ValueError, r"lies in \[0, 1\]"),
         (photo().astype("i8"), ValueError, "uint8, or float"),
@@ -374,8 +374,9 @@ def test_without_a_dissection_one_is_made(monkeypatch):
     monkeypatch.setattr(explanation, "IMAGES", 2)
     found = explain(photo(), Net(), verbose=False)
     assert set(found.units["layer"]) <= {"wide"} and "2 rendered rooms" in str(found)
-    with pytest.raises(ValueError, match="Which units. Conv2d names no layers"):
-        explain(photo((64, 64)), nn.Conv2d(3, 1, 1))
+    plain = nn.Sequential(nn.Conv2d(3, 1, 1), nn.Softplus())
+    with pytest.raises(ValueError, match="Which units. Sequential names no layers"):
+        explain(photo((64, 64)), plain)
 
 
 def test_a_shipped_network_on_a_street(real):
@@ -462,3 +463,50 @@ def test_a_folder_that_cannot_be_explained_leaves_nothing(
     with pytest.raises(error, match=says):
         explain_folder(source, model, tmp_path / "out", dissection=dissection)
     assert [p.name for p in tmp_path.iterdir()] == ["mine"]
+
+
+@pytest.mark.parametrize("shift, share", [(-4.5, "100%"), (-1.5, r"\d\d%")])
+def test_a_prediction_that_is_mostly_no_depth_is_refused(shift, share, dissection, monkeypatch):
+    model = Returns(
+        lambda depth: (
+            depth.new_zeros(depth.shape) + torch.linspace(shift, shift + 3, depth.shape[-1])
+        )
+    )
+    with pytest.raises(
+        ValueError, match=f"{share} of the prediction for image is 0 or below.*adapt"
+    ):
+        explain(photo(), model, dissection=dissection)
+
+
+def test_no_ratio_is_said_of_depth_that_is_but_an_order(model, dissection, capsys, tmp_path):
+    relative = adapt(
+        model,
+        mean=(0, 0, 0),
+        std=(1, 1, 1),
+        output="depth",
+        unit="up to scale and shift",
+        taps={"deep": "deep", "wide": "wide"},
+        name="net",
+    )
+    found = explain(photo(), relative, dissection=dissection)
+    assert found.units["fails"].isna().all() and np.isnan(found.together["fails"])
+    assert "ratio" not in found.said and "nan" not in found.said
+    said = " ".join(t.get_text() for t in found.figure().findobj(plt.Text))
+    assert "ratio" not in said and "mean |change|" in said
+    Image.fromarray(photo()).save(tmp_path / "a.png")
+    page = explain_folder(tmp_path, relative, tmp_path / "out", dissection=dissection)
+    assert "unknown" in page.read_text() and "nan%" not in page.read_text()
+
+
+@pytest.mark.parametrize("options", [{"wrong": "half"}, {"num_units": 0}, {"size": (0, 1)}])
+def test_a_folder_is_refused_before_anything_is_rendered(options, model, tmp_path, monkeypatch):
+    def never(*_):
+        raise AssertionError("rendered")
+
+    monkeypatch.setattr(explanation, "_rendered", never)
+    Image.fromarray(photo()).save(tmp_path / "a.png")
+    with pytest.raises(ValueError, match="wrong|num_units|size"):
+        explain_folder(tmp_path, model, tmp_path / "out", **options)
+    model.input_names = ("focal",)
+    with pytest.raises(ValueError, match="takes focal beside the image"):
+        explain_folder(tmp_path, model, tmp_path / "out")

@@ -2,6 +2,7 @@
 
 import os
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -10,8 +11,11 @@ from hypothesis import strategies as st
 from torch import nn
 
 from mde_utils.activations import edit, evaluating, tap
+from mde_utils.depth_bins import DepthBins
 from mde_utils.dissection import dissect
-from mde_utils.interventions import ablate
+from mde_utils.evaluation import evaluate, photometric
+from mde_utils.explorer import Explorer
+from mde_utils.interventions import ablate, ablation_curve, unit_effects
 from mde_utils.models import DepthModel, adapt
 from mde_utils.models.adapt import FARTHEST
 from mde_utils.replay import Remainder
@@ -353,3 +357,46 @@ def test_torchvision():
     with torch.no_grad(), tap(model, ["low"]) as acts:
         assert model(image(32, 32)).shape == (2, 1, 32, 32)
     assert acts["low"].ndim == 4
+
+
+def test_the_size_that_it_was_trained_on_is_said():
+    assert adapt(Gives(one), **METRES, image_size=(518, 518), size=14).image_size == (518, 518)
+    assert adapt(Gives(one), **METRES, size=(8, 12)).image_size == (8, 12)
+
+
+@pytest.mark.parametrize("kind", [np.array, torch.tensor, tuple])
+def test_centres_of_any_kind(kind):
+    centres = [1.0, 2, 3, 5, 8]
+    logits = torch.randn(2, 5, 4, 6)
+    net = Gives(lambda x: logits)
+    expected, found = (
+        adapt(net, **PLAIN, output="logits", centres=c, unit=1)(image(4, 6))
+        for c in (centres, kind(centres))
+    )
+    assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize("words", ["up to scale", "up to scale and shift"])
+def test_depth_that_is_not_in_metres_is_not_compared_with_metres(words):
+    net = Gives(lambda x: one(net.layer(x)))
+    net.layer = nn.Identity()
+    model = adapt(net, **PLAIN, output="depth", unit=words, taps=["layer"])
+    data = [
+        {"image": image(12, 16)[0], "depth": 2 * one(image(12, 16))[0], "name": "a",
+         "right": image(12, 16)[0], "intrinsics": torch.eye(3), "baseline": 0.1}
+    ]  # fmt: skip
+    seen = dissect(model, data, ["layer"], bins={"layer": DepthBins.sid(3, 0.1, 10)})
+    for what in (
+        lambda: evaluate(model, data, cap=10),
+        lambda: photometric(model, data),
+        lambda: Explorer(model, data, seen),
+        lambda: unit_effects(model, data, seen, "layer"),
+        lambda: ablation_curve(model, data, seen, ["layer"]),
+    ):
+        with pytest.raises(ValueError, match=f"is known {words}, not in metres"):
+            what()
+    if words == "up to scale":
+        assert evaluate(model, data, protocol="epc-nyu")["rel"] < 1e-3
+    else:
+        with pytest.raises(ValueError, match="not in metres"):
+            evaluate(model, data, protocol="epc-nyu")

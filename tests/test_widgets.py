@@ -206,6 +206,8 @@ def test_images_of_several_sizes_without_depth_and_broken():
     assert shown.seen()[1] is not None and "no numbers" in shown.seen()[3]
     shown.set(image=3)
     assert shown.seen()[:2] == [b"", None] and "i3 has no &#x27;depth&#x27;" in shown.seen()[2]
+    shown.set(edit="scale", factor=0.1)  # of an image that is none nothing is edited, or raised
+    assert shown.seen()[:2] == [b"", None] and "i3 has no &#x27;depth&#x27;" in shown.seen()[2]
     shown.set(image=0)
     assert shown.seen()[0].startswith(b"\x89PNG") and shown.seen()[1] is not None
 

@@ -252,6 +252,20 @@ def _rows(root: Path, split: str, images: str, depth: str) -> list[tuple[str, Pa
             for stem, pair in found
         ]
     rows = [(stem, *pair) for stem, pair in _pairs(root, images, depth)]
+    tops = {name.partition("/")[0] for name, *_ in rows}
+    if own := [name for name in SPLITS[:3] if name in tops]:  # images/train/…, depth/train/…
+        if stray := sorted(tops - {*own}):
+            raise ValueError(
+                f"{root / images} has the splits {', '.join(own)} and, beside them, "
+                f"{', '.join(stray[:3])}: of which split is that? Move it into one."
+            )
+        if split == "all":
+            return rows
+        if split not in own:
+            raise FileNotFoundError(
+                f"{root / images} has the splits {', '.join(own)}, but no folder {split}/."
+            )
+        return [(n.removeprefix(f"{split}/"), *p) for n, *p in rows if n.startswith(f"{split}/")]
     if split == "all":
         return rows
     nested = any("/" in name for name, *_ in rows)

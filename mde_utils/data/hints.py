@@ -91,12 +91,13 @@ class WithHints(Dataset):
                     f"with {names[1]} for {len(dataset)} beginning with {names[0]}."
                 )
             # Fields of view must agree: a hint is where its pixel is.
-            views = [float(one["focal"]) / one["image"].shape[-1] for one in (own, first)]
-            if abs(views[0] / views[1] - 1) > 0.02:
+            views = [_view(one) for one in (own, first)]
+            if (views[0] - views[1]).abs().max() > 0.02:
+                own, other = ([round(x, 3) for x in view.tolist()] for view in views)
                 raise ValueError(
-                    "pairs show another part of the scene than the items: their focal length is "
-                    f"{views[1]:.3f} of their width, the items' {views[0]:.3f}. Load both without "
-                    "a crop."
+                    "pairs show another part of the scene than the items: fx, cx, fy, cy are "
+                    f"{other} of their width and height, the items' {own}. Load both without a "
+                    "crop."
                 )
         self._hints = _Disparities(pairs, tuple(first["image"].shape[-2:]), cache)
 
@@ -126,6 +127,16 @@ class WithHints(Dataset):
             return [self.augment(item) for item in batch]
         batch.stacked = whole
         return batch
+
+
+def _view(item: dict) -> Tensor:
+    """fx and cx by the width, fy and cy by the height; without intrinsics the focal length by the
+    width and the shape, for fy and cy."""
+    h, w = item["image"].shape[-2:]
+    if "intrinsics" not in item:
+        return torch.tensor([float(item["focal"]) / w, 0.5, float(item["focal"]) / h, 0.5])
+    k = item["intrinsics"]
+    return torch.stack([k[0, 0] / w, k[0, 2] / w, k[1, 1] / h, k[1, 2] / h])
 
 
 def _hint(item: dict, disparity: Tensor) -> Tensor:

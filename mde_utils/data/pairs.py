@@ -17,7 +17,15 @@ from PIL import Image
 from torch import Tensor
 
 from .kitti import project_velodyne, read_calibration, read_velodyne
-from .reading import check_grey_png, check_options, decode, evenly, resize_image
+from .reading import (
+    as_rgb,
+    check_grey_png,
+    check_options,
+    decode,
+    evenly,
+    open_picture,
+    resize_image,
+)
 
 # The left picture's folder or the beginning of its name, the right one's, and KITTI's cameras.
 SIDES = (
@@ -45,7 +53,8 @@ def stereo_pairs(
     `im0`/`im1`): folders with equally named PNGs, or PNGs whose names begin so and end alike. The
     calibration is `calib.txt`, KITTI's or Middlebury's. Depth is, of what is there, that of
     `disp_occ_0` (KITTI 2015: 16-bit PNG, pixels times 256), `disp0GT.pfm` or `disp0.pfm`
-    (Middlebury: pixels), or `lidar.bin` (KITTI's sweep, projected).
+    (Middlebury: pixels), or `lidar.bin` (KITTI's sweep, projected). Where some pairs have a file in
+    `disp_occ_0`, only those are taken.
 
     Args:
         size: (H, W) to resize pictures to, bilinear and antialiased; depth stays as it is.
@@ -77,6 +86,8 @@ def stereo_pairs(
         raise FileNotFoundError(
             f"{len(absent)} of {len(found)} pairs lack their right picture, first {absent[0]}."
         )
+    # KITTI 2015 has the disparity of every other picture alone.
+    found = [pair for pair in found if pair[3].is_file()] or found
     camera = _camera(folder, found[0][2], focal, baseline)
     return [_item(folder, *pair, camera, size) for pair in evenly(found, limit)]
 
@@ -120,7 +131,10 @@ def _camera(folder: Path, cameras: tuple | None, focal, baseline) -> tuple:
 
 def _item(folder, left, right, cameras, truth, camera, size) -> dict:
     k, baseline, doffs, calibration = camera
-    pictures = [decode(path).convert("RGB") for path in (left, right)]
+    pictures = []
+    for path in (left, right):
+        with open_picture(path, path) as picture:
+            pictures.append(as_rgb(picture, path))
     (w, h), other = (picture.size for picture in pictures)
     if other != (w, h):
         raise ValueError(f"{left} has {w}x{h} pixels, {right} {other[0]}x{other[1]}.")

@@ -26,6 +26,7 @@ def adapt(
     field: str | int | None = None,
     centres: Sequence[float] | None = None,
     size: tuple[int, int] | int | None = None,
+    image_size: tuple[int, int] | None = None,
     taps: Mapping[str, str] | Iterable[str] = (),
     tokens: Mapping[str, int | tuple[int, int]] | None = None,
     depth_range: tuple[float, float] | None = None,
@@ -50,6 +51,9 @@ def adapt(
         centres: depths of the logits' channels, in the unit.
         size: (h, w) where the module takes images of one size alone; a number where sides must be
             multiples of it. Images of other sizes are resized, bilinear and antialiased.
+        image_size: (h, w) of the images that it was trained on, for what has to choose a size
+            (`explain`, `export_onnx`): (518, 518) of Depth Anything, say. None: `size`, else
+            192x256.
         taps: layers by their paths in the module; or names of yours -> paths.
         tokens: of layers that give tokens (b, n, c), named as in `taps`: the side of a patch in
             pixels of the network's input, or (prefix, side) with so many class and register
@@ -105,6 +109,7 @@ def adapt(
         field=field,
         centres=centres,
         size=size,
+        image_size=image_size,
         mean=tuple(mean),
         std=tuple(std),
         depth_range=depth_range,
@@ -131,6 +136,7 @@ class Adapted(DepthModel):
         field,
         centres,
         size,
+        image_size,
         mean,
         std,
         **options,
@@ -150,7 +156,9 @@ class Adapted(DepthModel):
         self.multiple = 1 if size is None else size[0] if len(size) == 1 else 0
         if self.multiple == 0:
             self.image_size = tuple(size)
-        centres = torch.as_tensor(centres or (), dtype=torch.float32)
+        elif image_size is not None:
+            self.image_size = tuple(image_size)
+        centres = torch.as_tensor(() if centres is None else centres, dtype=torch.float32)
         self.register_buffer("centres", centres.view(1, -1, 1, 1), persistent=False)
 
     def forward(self, image: Tensor, **inputs) -> Tensor:
