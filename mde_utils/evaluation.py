@@ -10,6 +10,7 @@ import difflib
 import math
 import warnings
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -436,6 +437,55 @@ def predict(model: nn.Module, image: Tensor, *, post_process: bool = False, **in
     mirrored = model(image.flip(-1), **inputs).flip(-1)
     depth, mirrored = (x.clamp(min=MIN_DEPTH) for x in (depth, mirrored))
     return 1 / post_process_disparity(1 / depth, 1 / mirrored)
+
+
+@contextmanager
+def swapped_halves(model: nn.Module) -> Iterator[None]:
+    """Within it, the model is shown the lower half of each picture above the upper one, and its map
+    is put back in order: so `evaluate` judges the same pixels. (Not for `dissect`: what units
+    answer is not put back.)
+
+    What a model reads from height in the picture, networks' first cue on streets (van Dijk and de
+    Croon 2019), is wrong then; what it reads from looks still holds, but at the cut and the new
+    seam. Networks trained with `data_graft` have seen pictures cut in such a way, others have not:
+    this says whether grafting does what it is for, not how robust a network is in general.
+    Further maps (b, c, h, w) that the model is given change places with the picture.
+
+    Raises:
+        ValueError: the model's halves are swapped already; an output that is not one map (b, c, h',
+            w'), or whose rows cannot be put back exactly.
+    """
+    if _swap in model._forward_pre_hooks.values():
+        raise ValueError("The halves are swapped already: twice would be not at all.")
+    hooks = (
+        model.register_forward_pre_hook(_swap, with_kwargs=True),
+        model.register_forward_hook(_put_back, with_kwargs=True),
+    )
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _swap(_, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+    def roll(x):
+        is_map = isinstance(x, Tensor) and x.ndim == 4
+        return x.roll(x.shape[-2] // 2, -2) if is_map else x
+
+    return tuple(roll(x) for x in args), {name: roll(x) for name, x in kwargs.items()}
+
+
+def _put_back(_, args: tuple, kwargs: dict, depth) -> Tensor:
+    shown = next(x for x in (*args, *kwargs.values()) if isinstance(x, Tensor) and x.ndim == 4)
+    height = shown.shape[-2]
+    if not isinstance(depth, Tensor) or depth.ndim != 4 or height // 2 * depth.shape[-2] % height:
+        what = list(depth.shape) if isinstance(depth, Tensor) else type(depth).__name__
+        raise ValueError(
+            f"Of pictures of {height} rows the model made {what}; the halves can be put back in a "
+            "map (b, c, h, w) whose rows are as many, or divide half the picture's."
+        )
+    return depth.roll(-(height // 2 * depth.shape[-2] // height), -2)
 
 
 def evaluate(

@@ -26,6 +26,7 @@ from mde_utils.evaluation import (
     image_metrics,
     photometric,
     predict,
+    swapped_halves,
 )
 from mde_utils.losses import post_process_disparity
 from mde_utils.models import build_model
@@ -868,6 +869,57 @@ class Metres(nn.Module):
 
     def forward(self, image):
         return torch.full_like(image[:, :1, ::2, ::2], self.depth)
+
+
+class ByRow(nn.Module):
+    """Depth is the row's number from 1 on, whatever the picture, plus a map of its own."""
+
+    input_names = ("map",)
+
+    def forward(self, image, map):  # noqa: A002
+        rows = torch.arange(1.0, image.shape[-2] + 1)
+        return rows[:, None].expand_as(image[:, :1]) + map
+
+
+@pytest.mark.parametrize("height", [4, 5])
+def test_with_its_halves_swapped_a_picture_is_read_by_looks_alone(height):
+    looks, rows = torch.rand(1, height, 6) + 0.1, torch.arange(1.0, height + 1)[:, None]
+    by_looks = [item(looks, looks[0])]
+    by_rows = [{**item(looks, rows.expand(-1, 6)), "map": torch.zeros_like(looks)}]
+    fixed, by_row = Fixed(), ByRow()
+    with swapped_halves(fixed), swapped_halves(by_row):
+        assert evaluate(fixed, by_looks, cap=80)["rel"] == pytest.approx(0, abs=1e-6)
+        image, extra = torch.rand(1, 3, height, 6), torch.rand(1, 1, height, 6)
+        moved = by_row(image, map=extra) - extra
+        wrong = evaluate(by_row, by_rows, cap=80)["rel"]
+    half = height // 2
+    assert torch.allclose(moved[0, 0], rows.roll(-half, 0).expand(-1, 6))
+    assert wrong > 0.5
+    assert evaluate(by_row, by_rows, cap=80)["rel"] == 0  # the hooks are gone
+
+
+def test_halves_are_put_back_when_an_error_ends_it():
+    model, image, none = ByRow(), torch.rand(1, 3, 4, 6), torch.zeros(1, 1, 4, 6)
+    with swapped_halves(model):
+        assert model(image, map=none)[0, 0, :, 0].tolist() == [3, 4, 1, 2]
+        with pytest.raises(ValueError, match="swapped already"), swapped_halves(model):
+            pass
+    with pytest.raises(RuntimeError, match="stop"), swapped_halves(model):
+        raise RuntimeError("stop")
+    assert model(image, map=none)[0, 0, :, 0].tolist() == [1, 2, 3, 4]
+
+
+def test_halves_are_swapped_only_where_they_can_be_put_back():
+    image = torch.rand(1, 3, 8, 6)
+    half_size = Fixed(stride=2)
+    with swapped_halves(half_size):
+        assert torch.equal(half_size(image), image[:, :1, ::2, ::2] * 10)
+        with pytest.raises(ValueError, match=r"pictures of 6 rows the model made \[1, 1, 3, 3\]"):
+            half_size(image[..., :6, :])
+    named = nn.Identity()
+    named.forward = lambda image: {"depth": image[:, :1]}
+    with swapped_halves(named), pytest.raises(ValueError, match="made dict"):
+        named(image)
 
 
 def test_pairs_are_explained_by_the_right_depth_alone():
