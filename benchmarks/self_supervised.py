@@ -4,7 +4,8 @@ units of a network that never saw a depth value are depth-selective.
 The whole of it, without each part, and without all four, with RSU blocks and with a plain decoder;
 the same network learning from true depth; both made selective, the self-supervised one by its own
 depth, so without a label; the whole and the baselines over the publication's ResNet-18; over seeds.
-On test pictures as they are, and with their halves swapped, so that height in the picture misleads.
+On test pictures as they are, and moved up and down or with their halves swapped, so that height in
+the picture misleads.
 
     python benchmarks/self_supervised.py              # tables and figure of what is trained
     python benchmarks/self_supervised.py --train 2    # train and measure what is missing
@@ -21,6 +22,7 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import pandas as pd
+import torch.nn.functional as F
 from _common import RESULTS, markdown_table, write_result
 from _trainings import SEEDS, Job, Study, about, datasets, selective
 
@@ -62,6 +64,7 @@ LONG_GROUPS = [f"{name}, {LONGER * EPOCHS} epochs" for name in ("EPCDepth", "non
 PLAIN_DECODER = "none, and a plain decoder"  # monodepth2's
 LARGE, LARGE_RATE, LARGE_HINTS = "epcdepth_resnet18", 5e-4, (192, 640)  # the publication's network
 LARGE_GROUPS = [f"{n}, ResNet-18" for n in ("EPCDepth", "none of the four", PLAIN_DECODER)]
+MOVED = SIZE[0] // 8  # rows
 RANDOM = "random weights"
 LARGE_RANDOM = f"{RANDOM}, ResNet-18"
 PROTOCOL = "epc-kitti"
@@ -138,6 +141,7 @@ def measured(model, test) -> dict:
         "metrics": evaluate(model, test, protocol=PROTOCOL),
         "post_processed": evaluate(model, test, protocol=PROTOCOL, post_process=True),
         "swapped": swapped,
+        "moved": {rows: evaluate_moved(model, test, rows) for rows in (MOVED, -MOVED)},
         "photometric": photometric(model, test),
         "rooms": evaluate(model, rooms, protocol="epc-nyu"),
         "layers": {
@@ -150,6 +154,32 @@ def measured(model, test) -> dict:
             for layer in LAYERS
         },
     }
+
+
+def evaluate_moved(model, test, rows: int) -> dict[str, float]:
+    """Each picture moved down by `rows` (up where below 0), its edge repeated, as by a camera that
+    is tilted; the map is moved back, and what is still in sight is judged."""
+
+    def move(x, rows):
+        padded = F.pad(x, (0, 0, max(rows, 0), max(-rows, 0)), mode="replicate")
+        return padded[..., : x.shape[-2], :] if rows > 0 else padded[..., -x.shape[-2] :, :]
+
+    items = []
+    for index in range(len(test)):
+        item = dict(test[index])
+        item["depth"] = item["depth"].clone()
+        gone = slice(-rows, None) if rows > 0 else slice(0, -rows)
+        item["depth"][:, gone] = 0
+        items.append(item)
+    hooks = (
+        model.register_forward_pre_hook(lambda _, args: (move(args[0], rows), *args[1:])),
+        model.register_forward_hook(lambda _, __, depth: move(depth, -rows)),
+    )
+    try:
+        return evaluate(model, items, protocol=PROTOCOL, cap=test.depth_range[1])
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def untrained() -> list[dict]:
@@ -171,9 +201,10 @@ NOTE = f"""Mean over three seeds (least to largest). {MODEL} at {"×".join(map(s
 rendered pairs of streets, {EPOCHS} epochs, Adam 1e-3 with a cosine schedule, batch 8, from scratch,
 weights after the last epoch: minutes on a CPU core, so read differences, not records. Test: 300
 streets; depth under protocol `{PROTOCOL}`, in metres by the known baseline ({BASELINE} m), without
-median scaling. *Swapped*: the same pixels, when the network is shown the lower half of each picture
-above the upper one; training with grafting has shown it pictures cut in such a way, so this says
-whether grafting does what it is for, not how robust a network is. *ResNet-18*: {LARGE}, the
+median scaling. *Moved*: when each picture is moved up or down by an eighth of its height, as by a
+camera tilted by nearly 4 degrees (mean of the two; what is still in sight counts). *Swapped*: when
+the lower half of each picture is shown above the upper one; training with grafting has shown it
+pictures cut in such a way. *ResNet-18*: {LARGE}, the
 publication's network, from scratch, Adam {LARGE_RATE:g} (no learning rate here was tuned), hints
 matched at {"×".join(map(str, LARGE_HINTS))}, those of the small network at
 {"×".join(map(str, HINTS))}. *Photometric*: mean error of the warped other picture, all pixels.
@@ -195,6 +226,7 @@ def frame_of(results: list[dict]) -> pd.DataFrame:
                 "RMS [m]": metrics["rms"],
                 "REL, post-processed": result["post_processed"]["rel"],
                 "REL, swapped": result["swapped"]["rel"],
+                "REL, moved": sum(one["rel"] for one in result["moved"].values()) / 2,
                 "photometric": result["photometric"],
                 "δ1, rooms": rooms["d1"],
                 "REL, rooms": rooms["rel"],
@@ -235,7 +267,7 @@ def effects(frame: pd.DataFrame) -> str:
     rows = {}
     for words, whole, without in left_out:
         rows[words] = {}
-        for column in ("REL", "REL, swapped"):
+        for column in ("REL", "REL, moved", "REL, swapped"):
             gap = pairs(frame, column, without, whole)
             rows[words][f"change of {column}"] = (
                 f"{gap.mean():+.3f} ({gap.min():+.3f} to {gap.max():+.3f}), "
@@ -265,16 +297,20 @@ def selectivity_verdict(frame: pd.DataFrame) -> str:
 def picture(frame: pd.DataFrame):
     """Left, the error of each ablation; right, selectivity by layer. A mark a seed."""
     figure, (left, right) = plt.subplots(
-        1, 2, figsize=(9.6, 5.0), layout="constrained", width_ratios=(1, 1.2)
+        1, 2, figsize=(9.6, 5.6), layout="constrained", width_ratios=(1, 1.2)
     )
     groups = [*STEREO, PLAIN_DECODER, SUPERVISED, *LARGE_GROUPS]
-    marks = (("REL", "as they are", "#4477AA"), ("REL, swapped", "halves swapped", "#EE7733"))
-    for (column, label, colour), row in zip(marks, (-0.17, 0.17), strict=True):
+    marks = (
+        ("REL", "as they are", "#4477AA"),
+        ("REL, moved", "moved up or down by ⅛", "#009988"),
+        ("REL, swapped", "halves swapped", "#EE7733"),
+    )
+    for (column, label, colour), row in zip(marks, (-0.25, 0, 0.25), strict=True):
         for i, group in enumerate(groups):
             values = frame[frame.group == group][column]
             y = [i + row] * len(values)
-            left.plot(values, y, "o", color=colour, mec="white", ms=7, label=label)
-            left.plot(values.median(), i + row, "|", color="black", ms=9)
+            left.plot(values, y, "o", color=colour, mec="white", ms=6, label=label)
+            left.plot(values.median(), i + row, "|", color="black", ms=7)
             label = None
     left.axhline(len(groups) - len(LARGE_GROUPS) - 0.5, color="0.8", lw=1)
     left.set_yticks(range(len(groups)), groups)
@@ -321,7 +357,15 @@ def report() -> None:
         return
     results = [result for _, result in found]
     frame = frame_of(results + untrained())
-    depth = ["REL", "RMS [m]", "δ1", "REL, swapped", "REL, post-processed", "photometric"]
+    depth = [
+        "REL",
+        "RMS [m]",
+        "δ1",
+        "REL, moved",
+        "REL, swapped",
+        "REL, post-processed",
+        "photometric",
+    ]
     selective_groups = [RANDOM, "EPCDepth", OWN, SUPERVISED, TRUTH, LARGE_RANDOM, LARGE_GROUPS[0]]
     rooms = [*selective_groups, *list(STEREO)[1:], PLAIN_DECODER, *LARGE_GROUPS[1:]]
     floors = ", ".join(f"{layer} {frame[f'{layer} uniform'].mean():.3f}" for layer in LAYERS)
