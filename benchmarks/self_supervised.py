@@ -63,10 +63,11 @@ LONGER = 3  # times as many epochs: is it that grafting needs longer training?
 LONG_GROUPS = [f"{name}, {LONGER * EPOCHS} epochs" for name in ("EPCDepth", "none of the four")]
 PLAIN_DECODER = "none, and a plain decoder"  # monodepth2's
 LARGE, LARGE_RATE, LARGE_HINTS = "epcdepth_resnet18", 5e-4, (192, 640)  # the publication's network
-LARGE_GROUPS = [f"{n}, ResNet-18" for n in ("EPCDepth", "none of the four", PLAIN_DECODER)]
+WITH_LARGE = ", ResNet-18"  # at the end of its groups' names
+LARGE_GROUPS = [n + WITH_LARGE for n in ("EPCDepth", "none of the four", PLAIN_DECODER)]
 MOVED = SIZE[0] // 8  # rows
 RANDOM = "random weights"
-LARGE_RANDOM = f"{RANDOM}, ResNet-18"
+LARGE_RANDOM = RANDOM + WITH_LARGE
 PROTOCOL = "epc-kitti"
 
 
@@ -97,9 +98,8 @@ def jobs() -> list[Job]:
             base, stereo=plain, model_options={**base.model_options, "decoder": "plain"}
         )
         for group in LARGE_GROUPS:
-            config = replace(
-                configs[group.split(", Res")[0]], model=LARGE, learning_rate=LARGE_RATE
-            )
+            small = configs[group.removesuffix(WITH_LARGE)]
+            config = replace(small, model=LARGE, learning_rate=LARGE_RATE)
             own = config.data_options["train"]
             if "hints" in own:
                 own = own | {"hints": list(LARGE_HINTS)}
@@ -255,14 +255,17 @@ def pairs(frame: pd.DataFrame, column: str, one: str, other: str) -> pd.Series:
 
 def effects(frame: pd.DataFrame) -> str:
     """What becomes worse, and in how many seeds, when a part is left out."""
-    large = ", ResNet-18"
     left_out = [
         *((part, "EPCDepth", f"without {part}") for part in WITHOUT),
         ("all four: the plain photometric baseline", "EPCDepth", "none of the four"),
         ("the other three, grafting being out already", "without grafting", "none of the four"),
         ("all four, and the RSU decoder", "EPCDepth", PLAIN_DECODER),
-        ("all four, ResNet-18", "EPCDepth" + large, "none of the four" + large),
-        ("all four, and the RSU decoder, ResNet-18", "EPCDepth" + large, PLAIN_DECODER + large),
+        ("all four" + WITH_LARGE, "EPCDepth" + WITH_LARGE, "none of the four" + WITH_LARGE),
+        (
+            "all four, and the RSU decoder" + WITH_LARGE,
+            "EPCDepth" + WITH_LARGE,
+            PLAIN_DECODER + WITH_LARGE,
+        ),
     ]
     rows = {}
     for words, whole, without in left_out:
