@@ -491,13 +491,16 @@ def surface(solids, hits, solid, pair, x, y, depth, world=None) -> Surface:
     turned = (normal[0] * x + normal[1] * y + normal[2]).clamp_(min=0) / (x * x + y * y + 1)
     normal = normal - turned * torch.stack([x, y, torch.ones_like(x)])
     normal = normal * (normal * normal).sum(0).rsqrt()
+    longest = solids.material[16].index_select(0, solid)
+    swap = longest == torch.where(face == 2, 1, 2)
     if world is not None:
-        along = solids.material[16].index_select(0, solid) > 0
+        along = solids.material[17].index_select(0, solid) > 0
         metric = torch.where(along, world, metric)
+        # The world's axis that a face of a turned solid looks along.
+        turned = solids.axes.abs().argmax(1).flatten().index_select(0, 3 * solid + face)
+        face = torch.where(along, turned, face)
     u = torch.where(face == 0, metric[1], metric[0])
     v = torch.where(face == 2, metric[1], metric[2])
-    longest = solids.material[15].index_select(0, solid)
-    swap = longest == torch.where(face == 2, 1, 2)
     return Surface(depth, normal, torch.where(swap, v, u), torch.where(swap, u, v))
 
 

@@ -64,7 +64,7 @@ from .kinect import intrinsics
 from .render import ROUND, Camera, Light, Material, Scene, cast, stack_solids, stack_views
 from .rendered import RenderedDataset, World, noise, pose, render_one
 
-RENDERER_VERSION = 3  # raise it when pictures change: caches are keyed by it
+RENDERER_VERSION = 4  # raise it when pictures change: caches are keyed by it
 
 MAX_DEPTH = 9.98
 
