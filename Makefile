@@ -41,7 +41,7 @@ test-browser: $(INSTALLED)  ## notebooks in JupyterLab and the page of results, 
 	$(PY) -m pytest -q tests_browser
 
 test-widgets: $(WIDGETS7)/.installed  ## the controls and their notebook under ipywidgets 7.7 too
-	PYTHONPATH=$(abspath $(WIDGETS7)) $(PY) -m pytest -q tests/test_widgets.py
+	PYTHONPATH=$(abspath $(WIDGETS7)) $(PY) -m pytest -q tests/test_views_widgets.py
 	PYTHONPATH=$(abspath $(WIDGETS7)) $(PY) -m pytest -q -x --nbval-lax --nbval-current-env --nbval-cell-timeout $(CELL_TIMEOUT) notebooks/12_explore.ipynb
 
 # An ipywidgets that is found before the environment's own.

@@ -16,7 +16,7 @@ from mde_utils.data import load_dataset
 from mde_utils.dissection import dissect
 from mde_utils.evaluation import describe_protocol, evaluate
 from mde_utils.models import build_model
-from mde_utils.plots import plot_selectivity
+from mde_utils.views.plots import plot_selectivity
 
 # The original METER network and weights on the same frames, measured once outside this suite.
 ORIGINAL = {"d1": 0.793, "d2": 0.957, "d3": 0.990, "rms": 0.531, "rel": 0.146, "log10": 0.062}

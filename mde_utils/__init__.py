@@ -28,7 +28,7 @@ _HOME = {
     "correction_effects": "interventions",
     "scale": "interventions",
     "unit_effects": "interventions",
-    "Explorer": "explorer",
+    "Explorer": "views.explorer",
     "fgsm": "attacks",
     "pgd": "attacks",
     "trace_errors": "attacks",
@@ -36,10 +36,9 @@ _HOME = {
     "random_repair": "attacks",
     "compute_metrics": "evaluation",
     "evaluate": "evaluation",
-    "save_disparities": "disparity",
-    "explain": "explanation",
-    "explain_folder": "explanation",
-    "export_onnx": "export",
+    "explain": "views.explain",
+    "explain_folder": "views.explain",
+    "export_onnx": "views.export",
     "TrainConfig": "training",
     "fit": "training",
     "launch": "training",
@@ -50,14 +49,17 @@ _HOME = {
     "resolve_profile": "environment",
     "seed_everything": "environment",
 }
+_VIEWS = ("plots", "widgets")
 __all__ = ["__version__", *_HOME]
 
 
 def __getattr__(name: str):
-    if name not in _HOME:
-        # Python tries the submodule itself after this, so `from mde_utils import plots` works.
+    if name in _VIEWS:
+        value = import_module(f"{__name__}.views.{name}")
+    elif name in _HOME:
+        value = getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+    else:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
     globals()[name] = value
     return value
 

@@ -38,13 +38,8 @@ LAYERS = (
         "interventions",
         "attacks",
         "evaluation",
-        "disparity",
-        "explanation",
-        "explorer",
-        "export",
         "paper",
-        "plots",
-        "widgets",
+        "views",
         "checkup",
     },
 )
@@ -101,10 +96,10 @@ def test_requirements_cover_the_imports():
     assert {re.match(r"[\w.-]+", line)[0] for line in for_tests if line[0].isalpha()} >= OPTIONAL
 
 
-def test_notebook_packages_only_in_widgets():
+def test_notebook_packages_only_in_views():
     for part, names in package_imports().items():
         tops = {name.split(".")[0] for name in names}
-        assert part == "widgets" or not tops & {"IPython", "ipywidgets"}, part
+        assert part == "views" or not tops & {"IPython", "ipywidgets"}, part
 
 
 def test_public_names_resolve_and_cost_nothing_before():

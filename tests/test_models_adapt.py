@@ -14,11 +14,11 @@ from mde_utils.activations import edit, evaluating, tap
 from mde_utils.depth_bins import DepthBins
 from mde_utils.dissection import dissect
 from mde_utils.evaluation import evaluate, photometric
-from mde_utils.explorer import Explorer
 from mde_utils.interventions import ablate, ablation_curve, unit_effects
 from mde_utils.models import DepthModel, adapt
 from mde_utils.models.adapt import FARTHEST
 from mde_utils.replay import Remainder
+from mde_utils.views.explorer import Explorer
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 PLAIN = {"mean": (0, 0, 0), "std": (1, 1, 1)}

@@ -11,7 +11,7 @@ from toys import items, net
 from mde_utils import plots, widgets
 from mde_utils.activations import find_layer
 from mde_utils.dissection import dissect
-from mde_utils.explorer import ORDERS, Explorer
+from mde_utils.views.explorer import ORDERS, Explorer
 
 K = torch.tensor([[20.0, 0, 10], [0, 20, 6], [0, 0, 1]])
 DEPTH = torch.linspace(2, 60, 12 * 20).view(1, 12, 20)

@@ -17,9 +17,10 @@ from mde_utils import plots
 from mde_utils.attacks import fgsm, trace_errors
 from mde_utils.depth_bins import DepthBins
 from mde_utils.dissection import dissect
-from mde_utils.explorer import Explorer
 from mde_utils.interventions import ablation_curve, correction_effects
 from mde_utils.paper import MEASURED, comparison
+from mde_utils.views.explorer import Explorer
+from mde_utils.views.plots.pictures import show_map
 
 
 class Net(nn.Module):
@@ -208,7 +209,7 @@ def test_map_of_a_few_pixels_is_not_black():
     _, ax = plt.subplots()
     few = torch.zeros(20, 20)
     few[4, 5] = 2
-    plots._map(ax, few)
+    show_map(ax, few)
     assert ax.images[0].get_clim() == (0, 2)
 
 

@@ -25,11 +25,10 @@ from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor, nn
 
-from mde_utils import plots
 from mde_utils.activations import evaluating, find_layer, tap
 from mde_utils.data import load_dataset
+from mde_utils.data.folder import IMAGES as ENDINGS
 from mde_utils.data.reading import as_rgb, check_options, open_picture
-from mde_utils.disparity import Pictures
 from mde_utils.dissection import Dissection, dissect
 from mde_utils.environment import progress
 from mde_utils.evaluation import MIN_DEPTH
@@ -37,6 +36,7 @@ from mde_utils.files import atomic
 from mde_utils.interventions import checked_layers, unit_edit
 from mde_utils.models.adapt import read_output
 from mde_utils.replay import Recorder, check_map
+from mde_utils.views import plots
 
 LONGEST = 2048  # pixels of a side of what is shown; larger pictures are resized, and it is said
 SMALLEST = 32
@@ -279,7 +279,8 @@ def explain_folder(
     appears when everything is written.
 
     Args:
-        source: see `Pictures`; folders below it are not looked into.
+        source: a folder; its PNG, JPEG, WebP, BMP and TIFF files are taken, folders below it are
+            not looked into.
         target: a folder that is not there yet, or empty.
         dissection, layers, options: see `explain`; a dissection that it makes is made once.
 
@@ -293,12 +294,12 @@ def explain_folder(
     target = Path(target).expanduser()
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise FileExistsError(f"{target} holds something already: choose another, or empty it.")
-    pictures = Pictures(source)
-    for name, times in Counter(path.stem for path in pictures.paths).items():
+    pictures = _pictures(source)
+    for name, times in Counter(path.stem for path in pictures).items():
         if times > 1:
             raise ValueError(f"{times} pictures are called {name}, but for the ending. Rename.")
     _checked_options(model, True, **options)
-    for path in pictures.paths:
+    for path in pictures:
         _read(path, ())
     said = ""
     if dissection is None:
@@ -308,7 +309,7 @@ def explain_folder(
     work = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
     try:
         parts, rows = [], []
-        for path in progress(pictures.paths, desc="explain"):
+        for path in progress(pictures, desc="explain"):
             found = explain(
                 path, model, dissection=dissection, layers=layers, verbose=False, **options
             )
@@ -334,6 +335,19 @@ def explain_folder(
 
 
 # ---- the picture ---------------------------------------------------------------------------
+
+
+def _pictures(folder: str | Path) -> list[Path]:
+    folder = Path(folder).expanduser()
+    if not folder.is_dir():
+        raise FileNotFoundError(f"There is no folder {folder}.")
+    paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in ENDINGS)
+    if not paths:
+        raise FileNotFoundError(
+            f"No picture lies in {folder}: it needs files that end in {', '.join(ENDINGS)}. "
+            "Folders below it are not looked into."
+        )
+    return paths
 
 
 def _checked_options(

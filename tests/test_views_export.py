@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import nn
 
-from mde_utils import export
 from mde_utils.activations import tap
 from mde_utils.dissection import dissect
-from mde_utils.export import export_onnx
 from mde_utils.models import build_model
+from mde_utils.views import export
+from mde_utils.views.export import export_onnx
 
 LAYERS = ["enc_4", "dec_3"]
 

@@ -15,9 +15,9 @@ import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from mde_utils import plots
 from mde_utils.dissection import Dissection
-from mde_utils.explorer import ORDERS, Answer, Edited, Explorer
+from mde_utils.views import plots
+from mde_utils.views.explorer import ORDERS, Answer, Edited, Explorer
 
 COMPACT = 'style="line-height: 1.3; border-spacing: 1em 0"'  # widgets' lines are 28 pixels high
 DEGREES = {"min": -60, "max": 60, "step": 5}
@@ -104,7 +104,7 @@ def explore(
 
     Args:
         model, dataset, dissection, spread_images, effect_images: see
-            :class:`~mde_utils.explorer.Explorer`.
+            :class:`~mde_utils.views.explorer.Explorer`.
         image, layer, unit: what is shown first; by default the layer's most selective unit.
 
     Raises:

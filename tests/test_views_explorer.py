@@ -12,9 +12,9 @@ from toys import Net, items, net, one_thread
 from mde_utils import plots
 from mde_utils.activations import edit, evaluating, tap
 from mde_utils.dissection import dissect, response_spread
-from mde_utils.explorer import ORDERS, Explorer
 from mde_utils.interventions import MODES, ablate, correct, scale, unit_edit, unit_effects
 from mde_utils.selectivity import pool_by_bin
+from mde_utils.views.explorer import ORDERS, Explorer
 
 pytestmark = pytest.mark.filterwarnings("ignore:Neither the data set nor the model")
 threads = pytest.fixture(autouse=True, scope="module")(one_thread)

@@ -13,12 +13,12 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import nn
 
-from mde_utils import explanation
+from mde_utils import views
 from mde_utils.activations import tap
 from mde_utils.dissection import dissect
-from mde_utils.explanation import explain, explain_folder
 from mde_utils.interventions import ablate
 from mde_utils.models import DepthModel, adapt, build_model
+from mde_utils.views.explain import explain, explain_folder
 
 H, W = 48, 64
 
@@ -186,7 +186,7 @@ def test_every_network_takes_what_it_is_shown(name):
     with torch.device("meta"):  # shapes alone
         model = build_model(name).eval()
     for h, w in ((480, 640), (4000, 3000), (375, 1242)):
-        fed = explanation._fed(model, h, w)
+        fed = views.explain._fed(model, h, w)
         inputs = {key: torch.rand(1, 1, *fed, device="meta") for key in model.input_names}
         with torch.no_grad():
             assert model(torch.rand(1, 3, *fed, device="meta"), **inputs).shape[1] == 1
@@ -371,7 +371,7 @@ def test_a_layer_that_never_fires(model, dissection, capsys):
 
 
 def test_without_a_dissection_one_is_made(monkeypatch):
-    monkeypatch.setattr(explanation, "IMAGES", 2)
+    monkeypatch.setattr(views.explain, "IMAGES", 2)
     found = explain(photo(), Net(), verbose=False)
     assert set(found.units["layer"]) <= {"wide"} and "2 rendered rooms" in str(found)
     plain = nn.Sequential(nn.Conv2d(3, 1, 1), nn.Softplus())
@@ -443,7 +443,8 @@ def test_a_folder_gives_a_folder_and_one_page(model, dissection, tmp_path, capsy
 @pytest.mark.parametrize(
     "files, error, says",
     [
-        ([], FileNotFoundError, "No picture lies in"),
+        (None, FileNotFoundError, "There is no folder .*mine"),
+        ([], FileNotFoundError, "No picture lies in .*mine.*.png, .jpg"),
         (["a.png", "a.jpg"], ValueError, "2 pictures are called a"),
         (["a.png", "z.png:cut"], ValueError, "z.png, it is damaged"),
         (["a.png", "z.png:small"], ValueError, "4x4 pixels"),
@@ -453,8 +454,10 @@ def test_a_folder_that_cannot_be_explained_leaves_nothing(
     files, error, says, model, dissection, tmp_path
 ):
     source = tmp_path / "mine"
-    source.mkdir()
-    for name in files:
+    if files is not None:
+        source.mkdir()
+        (source / "notes.txt").write_text("not a picture")
+    for name in files or ():
         name, _, flaw = name.partition(":")
         Image.fromarray(photo((4, 4) if flaw == "small" else (H, W))).save(source / name)
         if flaw == "cut":
@@ -462,7 +465,7 @@ def test_a_folder_that_cannot_be_explained_leaves_nothing(
             (source / name).write_bytes(data[: len(data) // 2])
     with pytest.raises(error, match=says):
         explain_folder(source, model, tmp_path / "out", dissection=dissection)
-    assert [p.name for p in tmp_path.iterdir()] == ["mine"]
+    assert [p.name for p in tmp_path.iterdir()] == ["mine"] * (files is not None)
 
 
 @pytest.mark.parametrize("shift, share", [(-4.5, "100%"), (-1.5, r"\d\d%")])
@@ -503,7 +506,7 @@ def test_a_folder_is_refused_before_anything_is_rendered(options, model, tmp_pat
     def never(*_):
         raise AssertionError("rendered")
 
-    monkeypatch.setattr(explanation, "_rendered", never)
+    monkeypatch.setattr(views.explain, "_rendered", never)
     Image.fromarray(photo()).save(tmp_path / "a.png")
     with pytest.raises(ValueError, match="wrong|num_units|size"):
         explain_folder(tmp_path, model, tmp_path / "out", **options)

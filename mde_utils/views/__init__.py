@@ -1,0 +1,1 @@
+"""What is looked at: plots, the explorer and its controls, explanations, exported files."""

@@ -1,0 +1,199 @@
+"""Wrong pixels, and the units behind them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import matplotlib.pyplot as plt
+import numpy as np
+import seaborn as sns
+import torch
+from matplotlib.colors import LogNorm
+from matplotlib.figure import Figure
+from torch import Tensor, nn
+
+from mde_utils.activations import tap
+from mde_utils.attacks import ErrorTrace, error_mask
+from mde_utils.evaluation import MIN_DEPTH
+from mde_utils.views.plots.pictures import predict, show_depth, show_image, show_mask
+from mde_utils.views.plots.style import ERROR, PALETTE, RESPONSE, bare, depth_axis, grid
+
+
+def plot_attack(
+    model: nn.Module,
+    batch: Mapping,
+    trace: ErrorTrace,
+    *,
+    attacked: Tensor,
+    index: int = 0,
+    layer: str | None = None,
+    unit: int | None = None,
+) -> Figure:
+    """One attacked image, its errors and a unit behind them (figure 8 of the paper).
+
+    Above the clean image, below the attacked one: image; ground truth and (below, amplified about
+    grey) perturbation; predicted depth; errors; the pixels whose *predicted* depth lies in the
+    unit's bin; the unit's feature map, on one scale for both.
+
+    Args:
+        batch, attacked: the images that ``trace`` is of.
+        index: which of them.
+        layer, unit: which unit; None = the most blamed (of the layer).
+
+    Raises:
+        ValueError: the trace is of other images, an unknown layer, a unit without its layer.
+    """
+    if len(trace.clean) != len(batch["image"]) or attacked.shape != batch["image"].shape:
+        raise ValueError(
+            f"The trace is of {len(trace.clean)} images, the batch holds {len(batch['image'])}, "
+            f"attacked are {len(attacked)}: give the batch that was traced, and its attack."
+        )
+    if unit is not None and layer is None:
+        raise ValueError(f"Unit {unit} of which layer? Give layer=, one of {trace.layers}.")
+    units = trace.units
+    if layer is not None:
+        units = units[units.layer == trace._known(layer)]
+    if unit is not None:
+        units = units[units.unit == unit]
+    if units.empty:
+        raise ValueError(f"Layer {layer!r} has no unit {unit}.")
+    chosen = units.iloc[0]
+    layer, unit = chosen["layer"], int(chosen["unit"])
+    bins, target = trace.bins[layer], trace.target[index]
+    names = getattr(model, "input_names", ())
+    item = {k: batch[k][index] for k in ("image", *names)}
+    images = {"clean": item["image"], "attacked": attacked[index]}
+    maps = {}
+    for name, image in images.items():
+        with tap(model, [layer]) as acts:
+            predict(model, {**item, "image": image})
+        maps[name] = acts[layer][0, unit].abs().float().cpu().numpy()
+    # A unit that is silent in both stays dark, on a scale that can be read.
+    brightest = np.quantile(np.stack(list(maps.values())), 0.99) or 1.0
+    preds = {"clean": trace.clean[index], "attacked": trace.attacked[index]}
+    farthest = max(x.max().item() for x in (target, *preds.values()))
+
+    shape = item["image"].shape[1:]
+    fig, axes = grid(2, 6, 12, shape[0] / shape[1])
+    fig.set_figheight(fig.get_figheight() + 0.6)  # for captions
+    for row, (name, pred) in zip(axes, preds.items(), strict=True):
+        show_image(row[0], images[name])
+        row[0].set_ylabel(name)
+        depth = show_depth(row[2], pred, vmax=farthest)
+        wrong = error_mask(pred, target, threshold=trace.threshold)
+        measured = target > 0
+        show_mask(row[3], wrong, measured)
+        share = (wrong.sum() / measured.sum()).item()
+        row[3].set_xlabel(f"{share:.0%} of the pixels", fontsize=8)
+        inside = bins.discretize(pred.clamp(min=MIN_DEPTH)) == chosen["bin"]
+        show_mask(row[4], inside, torch.ones_like(inside))
+        bad = (wrong & inside).sum() / inside.sum() if inside.any() else 0.0
+        row[4].set_xlabel(
+            f"{inside.float().mean():.0%} of the pixels,\n{bad:.0%} of them wrong", fontsize=8
+        )
+        answer = row[5].imshow(maps[name], cmap=RESPONSE, vmin=0, vmax=brightest)
+        bare(row[5])
+    show_depth(axes[0][1], target, vmax=farthest)
+    change = (images["attacked"] - images["clean"]).cpu()
+    gain = 0.5 / max(change.abs().max().item(), 1e-12)
+    show_image(axes[1][1], 0.5 + gain * change)
+    axes[1][1].set_xlabel(f"perturbation × {gain:.0f}\n(at most {0.5 / gain:.3f})", fontsize=8)
+    axes[0][1].set_xlabel("ground truth", fontsize=8)
+    titles = {
+        0: "RGB",
+        2: "predicted depth",
+        3: f"error: ratio ≥ {trace.threshold:g}",
+        4: f"predicted depth in\n{chosen['from_m']:.2f}–{chosen['to_m']:.2f} m",
+        5: f"{layer}, unit {unit}:\n|response|",
+    }
+    for column, title in titles.items():
+        axes[0][column].set_title(title, fontsize=9)
+    for shown, label in ((depth, "depth [m]"), (answer, "|response|")):
+        fig.colorbar(shown, ax=axes.ravel().tolist(), label=label, pad=0.01, aspect=30)
+    return fig
+
+
+def plot_transport(trace: ErrorTrace, layer: str | None = None) -> Figure:
+    """Where depth goes: pixels by bin of the ground truth and of the prediction.
+
+    Clean beside attacked. Counts on a logarithmic scale; pairs without a pixel stay white. Right
+    predictions lie near the diagonal. Depth beyond the last edge is drawn, where there is any, in a
+    last row or column.
+
+    Args:
+        layer: whose bins; None = those of the layer with most.
+    """
+    layer = trace._known(layer or max(trace.layers, key=lambda name: len(trace.bins[name])))
+    bins = trace.bins[layer]
+    tables = {name: trace.transport[name][layer].numpy() for name in ("clean", "attacked")}
+    n = len(bins)
+    beyond = any(t[n].any() or t[:, n].any() for t in tables.values())
+    end = n + beyond
+    most = max(t.max() for t in tables.values())
+    fig, axes = grid(1, 2, 10, 0.95, sharex=True, sharey=True)
+    for ax, (name, table) in zip(axes[0], tables.items(), strict=True):
+        shown = ax.imshow(
+            np.ma.masked_equal(table[:end, :end], 0),
+            cmap=ERROR,
+            norm=LogNorm(1, max(most, 2)),
+            origin="lower",
+            interpolation="nearest",
+        )
+        ax.axline((0, 0), slope=1, color="0.4", lw=0.8, ls=":")
+        depth_axis(ax, bins)
+        ticks, labels = list(ax.get_xticks()), [t.get_text() for t in ax.get_xticklabels()]
+        if beyond:
+            ticks, labels = [*ticks[:-1], n], [*labels[:-1], f">{bins.edges[-1]:g}"]
+            ax.set_xticks(ticks, labels)
+        ax.set_yticks(ticks, labels)
+        ax.set(xlim=(-0.5, end - 0.5), ylim=(-0.5, end - 0.5), xlabel="predicted depth [m]")
+        ax.set_title(f"{name}: δ {trace.d1[name]:.3f} (ratio < {trace.threshold:g})", fontsize=10)
+    axes[0][0].set_ylabel("true depth [m]")
+    fig.colorbar(shown, ax=axes.ravel().tolist(), label="pixels", pad=0.01)
+    fig.suptitle(f"{len(trace.clean)} images · the {n} depth bins of {layer}", fontsize=9)
+    return fig
+
+
+def plot_blame(trace: ErrorTrace, num_units: int = 10) -> Figure:
+    """The most blamed units, and what setting back each alone does to the errors of the attack.
+
+    Left the blame, of its two parts; right the shares of the attacked errors that are repaired and,
+    to the left of 0, newly caused. A unit that was not set back has no bar there.
+    """
+    units = trace.units.head(num_units).iloc[::-1]
+    labels = [
+        f"{u.layer}, unit {u.unit}: {u.from_m:.2f}–{u.to_m:.2f} m" for u in units.itertuples()
+    ]
+    places = np.arange(len(units))
+    fig, (left, right) = plt.subplots(
+        1, 2, figsize=(9, 1.4 + 0.36 * len(units)), layout="constrained", sharey=True
+    )
+    parts = {
+        "excess": ("too much where its depth is predicted", PALETTE[3]),
+        "lack": ("too little where its depth is true", PALETTE[9]),
+    }
+    for (part, (words, colour)), shift in zip(parts.items(), (0.2, -0.2), strict=True):
+        left.barh(places + shift, units[part], 0.38, color=colour, label=words)
+    left.plot(units["blame"], places, "k|", ms=13, mew=2, label="sum: blame")
+    left.set_yticks(places, labels)
+    left.set_xlabel("change of response per error\n[mean of the layer's strongest responses]")
+    values = {"clean": PALETTE[0], "corrected": PALETTE[2]}
+    for (value, colour), shift in zip(values.items(), (0.2, -0.2), strict=True):
+        repaired, caused = (100 * units[f"{k}_{value}"] for k in ("repaired", "caused"))
+        words = {"clean": "its clean response", "corrected": "its mean response to the truth"}
+        right.barh(places + shift, repaired, 0.38, color=colour, label=words[value])
+        right.barh(places + shift, -caused, 0.38, color=colour, alpha=0.35)
+    right.set_xlabel("errors repaired [%]; pale: newly caused")
+    for ax, title in ((left, "blame"), (right, "set back alone to")):
+        ax.axvline(0, color="0.3", lw=0.8)
+        ax.legend(
+            title=title,
+            title_fontsize=9,
+            alignment="left",
+            frameon=False,
+            fontsize=8,
+            loc="lower left",
+            bbox_to_anchor=(0, 1),
+        )
+        sns.despine(ax=ax)
+    return fig
