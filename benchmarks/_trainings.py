@@ -21,8 +21,8 @@ from mde_utils.environment import seed_everything
 from mde_utils.files import atomic
 from mde_utils.models import build_model
 from mde_utils.paper import MEASURED
-from mde_utils.runs import LAST
 from mde_utils.training import History, TrainConfig, fit
+from mde_utils.training.runs import LAST
 
 SEEDS = (0, 1, 2)
 

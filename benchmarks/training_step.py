@@ -6,7 +6,8 @@ from _common import paired_times, write_result
 
 from mde_utils.activations import tap
 from mde_utils.models import build_model
-from mde_utils.training import PROBE_EVERY, TrainConfig, _Trainer
+from mde_utils.training import TrainConfig
+from mde_utils.training.loop import PROBE_EVERY, _Trainer
 
 CASES = [  # model, layers, depth loss, batch, image, repeats
     ("meter_xxs", ("dec_3", "enc_4"), "balanced", 16, (192, 256), 31),

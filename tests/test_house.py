@@ -32,8 +32,6 @@ LAYERS = (
     {"selectivity", "activations", "replay", "losses", "checkpoints"},
     {
         "training",
-        "config",
-        "runs",
         "dissection",
         "interventions",
         "attacks",

@@ -19,7 +19,8 @@ from mde_utils.checkpoints import load_weights, read_metadata
 from mde_utils.evaluation import evaluate
 from mde_utils.losses import balanced_loss
 from mde_utils.selectivity import SelectivityLoss, layer_bins
-from mde_utils.training import TrainConfig, _optimiser, fit
+from mde_utils.training import TrainConfig, fit
+from mde_utils.training.loop import _optimiser
 
 one_thread = pytest.fixture(autouse=True)(toys.one_thread)
 
@@ -302,7 +303,7 @@ def order_of(config, data=TRAIN):
 
 
 def test_the_gradient_ratio_is_a_mean_over_every_nth_step(config, monkeypatch):
-    monkeypatch.setattr("mde_utils.training.PROBE_EVERY", 2)
+    monkeypatch.setattr("mde_utils.training.loop.PROBE_EVERY", 2)
     config = replace(config, num_epochs=1, batch_size=2, learning_rate=1e-30)
     probed = [order_of(config)[i : i + 2] for i in (0, 4, 8)]
     ratios = [ratio_of(net(), [TRAIN[i] for i in batch], -0.1) for batch in probed]
@@ -647,7 +648,7 @@ def test_the_callback_sees_every_epoch(config, tmp_path):
 
 def test_half_precision_scales_gradients_and_goes_on(config, tmp_path, monkeypatch, recwarn):
     """As on a GPU that has float16 alone. The first steps only find the scale."""
-    monkeypatch.setattr("mde_utils.training.amp_dtype", lambda device: torch.float16)
+    monkeypatch.setattr("mde_utils.training.loop.amp_dtype", lambda device: torch.float16)
     config = replace(config, neuron_selective=True, imde_alpha=-1.0)
     whole, parts = (replace(config, run_dir=str(tmp_path / name)) for name in ("a", "b"))
     frame = fit(net(), TRAIN, VAL, whole).frame

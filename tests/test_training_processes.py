@@ -30,9 +30,9 @@ from mde_utils.data import load_dataset
 from mde_utils.evaluation import evaluate
 from mde_utils.losses import balanced_loss
 from mde_utils.models import build_model
-from mde_utils.runs import LAST
 from mde_utils.selectivity import SelectivityLoss
 from mde_utils.training import TrainConfig, fit, launch
+from mde_utils.training.runs import LAST
 
 one_thread = pytest.fixture(autouse=True)(toys.one_thread)
 

@@ -30,8 +30,8 @@ from toys import (
 
 from mde_utils.data import load_dataset
 from mde_utils.models import build_model
-from mde_utils.runs import BEST, HISTORY, LAST, PREVIOUS
 from mde_utils.training import TrainConfig, fit
+from mde_utils.training.runs import BEST, HISTORY, LAST, PREVIOUS
 
 one_thread = pytest.fixture(autouse=True)(toys.one_thread)
 

@@ -19,8 +19,8 @@ import pandas as pd
 import torch
 from safetensors import SafetensorError
 
-from mde_utils.config import TrainConfig
 from mde_utils.files import atomic
+from mde_utils.training.config import TrainConfig
 
 LAST, PREVIOUS = "last.pt", "previous.pt"
 BEST, CONFIG, HISTORY, CURVES = "best.safetensors", "config.json", "history.csv", "tensorboard"

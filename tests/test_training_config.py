@@ -11,7 +11,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mde_utils.config import (
+from mde_utils.losses import stereo_loss_terms
+from mde_utils.training.config import (
     HANDLING,
     LOSSES,
     RECIPES,
@@ -20,7 +21,6 @@ from mde_utils.config import (
     YOUNGER,
     TrainConfig,
 )
-from mde_utils.losses import stereo_loss_terms
 
 A_CHANGE = {
     "model": "meter_s",

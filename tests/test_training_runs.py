@@ -13,8 +13,8 @@ from torch.utils.tensorboard import SummaryWriter
 from toys import TIMES, TRAIN, VAL, assert_same, in_child, net
 
 from mde_utils.checkpoints import save_weights
-from mde_utils.runs import BEST, CONFIG, CURVES, HISTORY, LAST, PREVIOUS, RunFolder
 from mde_utils.training import TrainConfig, fit
+from mde_utils.training.runs import BEST, CONFIG, CURVES, HISTORY, LAST, PREVIOUS, RunFolder
 
 one_thread = pytest.fixture(autouse=True)(toys.one_thread)
 

@@ -13,33 +13,26 @@ shell: ``python -m mde_utils.training config.json``; on several GPUs
 
 from __future__ import annotations
 
-import collections
 import math
 import os
 import random
-import re
-import subprocess
-import sys
-import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from contextlib import nullcontext, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from mde_utils.activations import find_layer, tap
 from mde_utils.checkpoints import load_weights, save_weights
-from mde_utils.config import BEST_BY, LOSSES, RECIPES, SCHEDULES, STEREO, Recipe, TrainConfig
-from mde_utils.data import CachedDataset, collate, load_dataset
+from mde_utils.data import collate
 from mde_utils.depth_bins import find_range
 from mde_utils.dissection import dissect
 from mde_utils.environment import (
@@ -50,14 +43,14 @@ from mde_utils.environment import (
     seed_everything,
 )
 from mde_utils.evaluation import evaluate, photometric
-from mde_utils.losses import DECODER_SCALES
-from mde_utils.models import build_model
 from mde_utils.processes import gather, rank_and_world
-from mde_utils.runs import BEST, CURVES, RunFolder
-from mde_utils.selectivity import EPS, SelectivityLoss, assigned_bins, depth_selectivity
-from mde_utils.stereo import check_pair, data_graft
-
-__all__ = ["LOSSES", "RECIPES", "SCHEDULES", "History", "Recipe", "TrainConfig", "fit", "launch"]
+from mde_utils.selectivity import EPS
+from mde_utils.training.checks import check_data, check_pairs
+from mde_utils.training.config import BEST_BY, STEREO, TrainConfig
+from mde_utils.training.log import Tally, merged
+from mde_utils.training.order import Batches, Items
+from mde_utils.training.runs import BEST, CURVES, RunFolder
+from mde_utils.training.step import Disparities, Losses, Step
 
 #: Steps between measurements of the gradients' ratio; the first step of an epoch is one of them.
 PROBE_EVERY = 100
@@ -65,9 +58,6 @@ PROBE_EVERY = 100
 GRADIENT_RATIO = (0.01, 10.0)
 #: So many times the depth loss of the first epoch, and a run warns.
 GROWN = 2.0
-#: How far the baseline of a pair may be from the network's, as a share of it: KITTI's cameras are
-#: 0.5327 to 0.537 m apart, and the publication's 5.4 takes them for 0.54.
-SAME_BASELINE = 0.02
 
 
 @dataclass(frozen=True, eq=False)
@@ -176,322 +166,6 @@ def fit(
         return trainer.run(on_epoch)
 
 
-# ------------------------------------------------------------------ data
-
-
-class _Items(Dataset):
-    """Items by (epoch, index), whose random augmentation depends on these and the seed alone.
-
-    So it is the same in whichever process or worker, and after whatever interruption, an item is
-    made; and the global generators are left as they were.
-    """
-
-    def __init__(self, dataset, seed: int):
-        self.dataset, self.seed = dataset, seed
-
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    def __getitems__(self, keys: list[tuple[int, int]]) -> list[dict]:
-        if isinstance(self.dataset, CachedDataset) and self.dataset.augment is None:
-            # Nothing is drawn, and a batch is one read.
-            return self.dataset.__getitems__([index for _, index in keys])
-        states = random.getstate(), np.random.get_state(), torch.get_rng_state()
-        try:
-            return [self._seeded(*key) for key in keys]
-        finally:
-            random.setstate(states[0])
-            np.random.set_state(states[1])
-            torch.set_rng_state(states[2])
-
-    def _seeded(self, epoch: int, index: int) -> dict:
-        seed = ((self.seed * 1_000_003 + epoch) * 1_000_003 + index) % 2**32
-        random.seed(seed)
-        np.random.seed(seed)
-        torch.default_generator.manual_seed(seed)  # torch.manual_seed would reach the GPU's too
-        return self.dataset[index]
-
-
-class _Batches:
-    """Sampler: the lists of (epoch, index) that one process takes of an epoch's batches."""
-
-    def __init__(self, images: int, config: TrainConfig, rank: int, world: int):
-        self.images, self.size, self.seed = images, config.batch_size, config.seed
-        self.rank, self.world = rank, world
-        self.epoch = self.position = 0
-        if min(images, self.size) < world:
-            raise ValueError(
-                f"A batch of {min(images, self.size)} images cannot be shared by {world} "
-                "processes: raise batch_size (it counts all processes together), or start fewer."
-            )
-
-    def __len__(self) -> int:
-        # A last batch of a few images would put noise into batch normalisation.
-        return max(1, self.images // self.size)
-
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        generator = torch.Generator().manual_seed(self.seed * 100_003 + self.epoch)
-        order = torch.randperm(self.images, generator=generator).tolist()
-        for k in range(self.position, len(self)):
-            batch = order[k * self.size : (k + 1) * self.size]
-            yield [(self.epoch, index) for index in batch[self.rank :: self.world]]
-
-
-def _check_data(
-    name: str,
-    dataset,
-    span: tuple[float, float],
-    inputs: Iterable[str],
-    *,
-    needed: bool = True,
-    otherwise: str = "",
-) -> bool:
-    """Whether a data set has any depth that can be learned or measured. Refuse one without images,
-    without one of the network's inputs, or without depth where that is needed; ``otherwise``: what
-    can be done without it."""
-    if len(dataset) == 0:
-        raise ValueError(f"The {name} set is empty.")
-    for i in range(len(dataset)):
-        item = dataset[i]
-        if missing := [key for key in inputs if key not in item]:
-            raise ValueError(
-                f"The model takes {missing[0]!r} beside the image, which items of the {name} set "
-                f"lack; they have {', '.join(item)}."
-            )
-        if "depth" not in item:
-            break
-        if ((item["depth"] > 0) & (item["depth"] < span[1])).any():
-            return True
-    if needed:
-        raise ValueError(
-            f"The {name} set has no depth between 0 and {span[1]:g} m in any of its "
-            f"{len(dataset)} images: is it in metres, and 0 only where there is no measurement?"
-            f"{otherwise}"
-        )
-    return False
-
-
-def _check_pairs(name: str, dataset, model: nn.Module, *, hints: bool) -> None:
-    """Refuse a data set whose first item is no pair for this network."""
-    item = dataset[0]
-    wanted = ("right", "intrinsics", "baseline", *(("hint",) if hints else ()))
-    if missing := [key for key in wanted if key not in item]:
-        remedy = (
-            "Give load_dataset hints=True, or the config stereo={'hints': False}."
-            if missing == ["hint"]
-            else "Load 'rooms' or 'streets' with baseline=…, 'kitti' with right=True."
-        )
-        raise ValueError(
-            f"Pairs need image, {', '.join(wanted)}; items of the {name} set lack "
-            f"{', '.join(missing)}, they have {', '.join(item)}. {remedy}"
-        )
-    check_pair(
-        item["image"],
-        item["right"],
-        focal=float(item["intrinsics"][0, 0]),
-        baseline=float(item["baseline"]),
-        hint=item["hint"] if hints else None,
-        name=f"{item.get('name', 'item 0')} of the {name} set",
-    )
-    _check_baseline(torch.tensor([float(item["baseline"])]), model)
-
-
-def _check_baseline(baselines: Tensor, model: nn.Module) -> None:
-    """Refuse pairs that would teach the network another scale than it has."""
-    own = getattr(model, "options", {}).get("baseline")
-    if own is None:
-        return
-    wrong = (baselines.abs() - own).abs() > SAME_BASELINE * own
-    if wrong.any():
-        found = baselines[wrong][0].abs().item()
-        raise ValueError(
-            f"The network takes the cameras to be {own:g} m apart, but those of these pairs are "
-            f"{found:.4g} m apart: its metres would be wrong. Build it with baseline={found:.4g}."
-        )
-
-
-# ------------------------------------------------------------------ a step
-
-
-@dataclass
-class _Losses:
-    """Of one batch: the loss, its two parts, and what the log wants."""
-
-    loss: Tensor
-    depth: Tensor  # unscaled
-    term: Tensor | None  # unweighted sum over layers; None without a pixel inside the bins
-    terms: dict[str, Tensor]
-    pooled: dict[str, tuple[Tensor, Tensor]]
-    parts: dict[str, Tensor]  # of the depth loss, where it says them
-
-
-class _Disparities(nn.Module):
-    """A network as the stereo loss calls it: DistributedDataParallel knows ``forward`` alone."""
-
-    def __init__(self, net: nn.Module, scales: int | None):
-        super().__init__()
-        self.net, self.scales = net, scales
-        self.full_scale = scales is None or scales > DECODER_SCALES
-
-    def forward(self, image: Tensor) -> list[Tensor]:
-        return self.net.disparities(image, full_scale=self.full_scale)[: self.scales]
-
-
-class _Step:
-    """The loss of one batch and its parts."""
-
-    def __init__(self, model, bare, config: TrainConfig, span, device, dtype):
-        self.model, self.bare = model, bare
-        self.config, self.device, self.dtype = config, device, dtype
-        self.depth_loss = LOSSES[config.depth_loss]
-        self.of = self._of_pairs if config.depth_loss == "stereo" else self._of_depth
-        self.stereo = STEREO | config.stereo
-        self.graft = self.stereo.pop("graft")
-        self.scale = getattr(bare, "loss_scale", 1.0)
-        self.inputs = tuple(getattr(bare, "input_names", ()))
-        self.selectivity = SelectivityLoss(
-            span,
-            config.method,
-            config.definition,
-            ema=config.imde_ema,
-            coverage=config.imde_coverage,
-        )
-
-    def __call__(self, batch: dict, acts, *, alpha: float, probe: bool = False) -> _Losses:
-        """Without a pixel inside the bins the batch has no selectivity: the term is left out.
-
-        ``alpha`` is the weight of the term; ``probe`` asks for its gradient in any run.
-        """
-        depth, parts, target = self.of(batch)
-        loss, term, terms, pooled = self.scale * depth, None, {}, {}
-        if acts:
-            wanted = self.config.neuron_selective
-            with nullcontext() if wanted or probe else torch.no_grad():
-                pooled = self.selectivity.pool(acts, target)
-                if all(counts.any() for _, counts in pooled.values()):
-                    terms = self.selectivity.terms(pooled)
-                    term = torch.stack(list(terms.values())).sum()
-            if wanted and term is not None:
-                loss = loss + alpha * term
-        return _Losses(loss, depth, term, terms, pooled, parts)
-
-    def _of_depth(self, batch: dict) -> tuple[Tensor, dict[str, Tensor], Tensor]:
-        """The depth loss, its parts, and the depth by which units become selective."""
-        image = batch["image"].to(self.device, memory_format=torch.channels_last, non_blocking=True)
-        target = batch["depth"].to(self.device, non_blocking=True)
-        extra = {k: batch[k].to(self.device, non_blocking=True) for k in self.inputs}
-        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype is not None):
-            pred = self.model(image, **extra)
-        target = F.interpolate(target, pred.shape[-2:], mode="nearest-exact")
-        return self.depth_loss(pred.float(), target), {}, target
-
-    def _of_pairs(self, batch: dict) -> tuple[Tensor, dict[str, Tensor], Tensor | None]:
-        """The same without ground truth."""
-        _check_baseline(batch["baseline"], self.bare)
-        wanted = ("image", "right", "intrinsics", "baseline", "hint", "depth")
-        batch = {k: batch[k].to(self.device, non_blocking=True) for k in wanted if k in batch}
-        if self.graft:
-            batch = data_graft(batch)
-        image = batch["image"].contiguous(memory_format=torch.channels_last)
-        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype is not None):
-            found = self.model(image)
-        parts = self.depth_loss(found, batch, **self.stereo)
-        depth = torch.stack(list(parts.values())).sum()
-        size, target = image.shape[-2:], None
-        if self.config.imde_depth == "own":
-            target = self.bare.metres([x.detach() for x in found], size)
-        elif "depth" in batch:
-            target = F.interpolate(batch["depth"], size, mode="nearest-exact")
-        return depth, parts, target
-
-
-# ------------------------------------------------------------------ the log
-
-
-class _Tally:
-    """Running sums of what an epoch logs; they travel with a checkpoint."""
-
-    def __init__(self, state: dict | None = None):
-        state = state or {}
-        self.sums: dict[str, Tensor] = state.get("sums", {})
-        self.weights: dict[str, float] = state.get("weights", {})
-        self.layers: dict[str, list[Tensor]] = state.get("layers", {})
-        self.clock: dict[str, float] = state.get("clock", {"seconds": 0.0, "data_seconds": 0.0})
-
-    def state_dict(self) -> dict:
-        def cpu(value):
-            return value.cpu() if isinstance(value, Tensor) else value
-
-        return {
-            "sums": {k: cpu(v) for k, v in self.sums.items()},
-            "weights": dict(self.weights),
-            "layers": {k: [cpu(v) for v in values] for k, values in self.layers.items()},
-            "clock": dict(self.clock),
-        }
-
-    def add(self, name: str, value, weight: float) -> None:
-        """One more value of a mean. Tensors stay where they are: reading them would wait."""
-        value = value.detach().double() if isinstance(value, Tensor) else value
-        self.sums[name] = _to(self.sums.get(name, 0.0), value) + value * weight
-        self.weights[name] = self.weights.get(name, 0.0) + weight
-
-    def add_step(self, losses: _Losses, images: int) -> None:
-        self.add("depth_loss", losses.depth, images)
-        self.add("loss", losses.loss, images)
-        for name, value in losses.parts.items():
-            self.add(f"train_{name}", value, images)
-        if losses.term is not None:
-            self.add("selectivity_term", losses.term, images)
-        for layer, (sums, counts) in losses.pooled.items():
-            sums, present = sums.detach(), counts > 0
-            if layer in losses.terms:
-                self.add(f"train_term_{layer}", losses.terms[layer], images)
-            target = assigned_bins(*sums.shape).to(sums.device)
-            self.add(f"train_coverage_{layer}", present.double().mean(), images)
-            self.add(f"train_absent_{layer}", (~present[target]).sum(), images)
-            responds = (sums != 0).any(1)
-            if layer in self.layers:
-                former = [_to(value, sums) for value in self.layers[layer]]
-                self.layers[layer] = [
-                    former[0] + sums, former[1] + counts, former[2] | responds
-                ]  # fmt: skip
-            else:
-                self.layers[layer] = [sums, counts, responds]
-
-    def row(self, definition: str) -> dict[str, float]:
-        """The means, over all processes; per layer the selectivity of the epoch's responses."""
-        every = gather(({k: float(v) for k, v in self.sums.items()}, self.weights))
-        row = {
-            name: sum(sums.get(name, 0.0) for sums, _ in every)
-            / sum(weights.get(name, 0.0) for _, weights in every)
-            for name in every[0][0]
-        }
-        for layer, (sums, counts, responds) in self.layers.items():
-            values = depth_selectivity(sums / (counts + EPS), counts, definition=definition)
-            row[f"train_selectivity_{layer}"] = values.nanmean().item()
-            row[f"train_collapsed_{layer}"] = int((~responds).sum())
-        return row
-
-
-def _merged(states: list[dict]) -> dict:
-    """The tallies of several processes as one; what is of the whole batch is in each of them."""
-    total = dict(states[0])
-    for kind in ("sums", "weights"):
-        names = {name for state in states for name in state[kind]}
-        total[kind] = {k: sum(state[kind].get(k, 0.0) for state in states) for k in names}
-    return total
-
-
-def _to(value, other):
-    """What a checkpoint brought back to the CPU, where its like is now."""
-    if isinstance(value, Tensor) and isinstance(other, Tensor):
-        return value.to(other.device)
-    return value
-
-
-# ------------------------------------------------------------------ the loop
-
-
 class _Trainer:
     """One run: checks first, then epochs. Use as a context, which ends what it started."""
 
@@ -510,7 +184,7 @@ class _Trainer:
         self._check_sets()
         for layer in config.cfg_layers:
             find_layer(model, layer)
-        self.batches = _Batches(len(train_set), config, self.rank, self.world)
+        self.batches = Batches(len(train_set), config, self.rank, self.world)
         self.folder = RunFolder(config.run_dir, config) if config.run_dir else None
 
         if self.device.type == "cpu":
@@ -523,14 +197,14 @@ class _Trainer:
         self.model, scales = self.bare, None
         if config.depth_loss == "stereo":
             scales = config.stereo.get("scales")
-            self.model = _Disparities(self.bare, scales)
+            self.model = Disparities(self.bare, scales)
         if self.world > 1:
             ids = [self.device.index] if self.device.type == "cuda" else None
             self.model = nn.parallel.DistributedDataParallel(
                 self.model, device_ids=ids, find_unused_parameters=scales is not None
             )
         self.loader = DataLoader(
-            _Items(train_set, config.seed),
+            Items(train_set, config.seed),
             batch_sampler=self.batches,
             collate_fn=collate,
             generator=torch.Generator(),  # or the loader would draw from the global one
@@ -538,10 +212,10 @@ class _Trainer:
             persistent_workers=config.num_workers > 0,
             pin_memory=self.device.type == "cuda",
         )
-        self.step = _Step(self.model, self.bare, config, self.span, self.device, dtype)
+        self.step = Step(self.model, self.bare, config, self.span, self.device, dtype)
 
         self.rows: list[dict] = []
-        self.epoch, self.position, self.tally = 1, 0, _Tally()
+        self.epoch, self.position, self.tally = 1, 0, Tally()
         self.best_state = None
         self.warned: set[str] = set()
         self.previous_names = ""
@@ -577,7 +251,7 @@ class _Trainer:
             if stereo
             else " Pairs need none, with depth_loss='stereo'."
         )
-        _check_data(
+        check_data(
             "training",
             self.train_set,
             self.span,
@@ -586,8 +260,8 @@ class _Trainer:
             otherwise=otherwise,
         )
         if stereo:
-            _check_pairs("training", self.train_set, model, hints=settings["hints"])
-        self.by_depth = _check_data(
+            check_pairs("training", self.train_set, model, hints=settings["hints"])
+        self.by_depth = check_data(
             "validation",
             self.val_set,
             self.span,
@@ -596,7 +270,7 @@ class _Trainer:
             otherwise=" Pairs can be measured without, with best_by='photometric'.",
         )
         if config.best_by == "photometric":
-            _check_pairs("validation", self.val_set, model, hints=False)
+            check_pairs("validation", self.val_set, model, hints=False)
 
     def __enter__(self):
         return self
@@ -640,7 +314,7 @@ class _Trainer:
                 self.folder.write_history(self.rows)
                 with self.folder.writing(CURVES):
                     self._curves(row)
-            self.position, self.tally = 0, _Tally()
+            self.position, self.tally = 0, Tally()
             self._save(epoch=self.epoch + 1)
             if self.lead and on_epoch is not None:
                 on_epoch(self._history(finished=self.epoch == config.num_epochs))
@@ -735,7 +409,7 @@ class _Trainer:
         finite = math.isfinite(above) and math.isfinite(below)
         return above / max(below, EPS) if finite else None
 
-    def _blame(self, losses: _Losses, finite: bool, names: str) -> str:
+    def _blame(self, losses: Losses, finite: bool, names: str) -> str:
         if finite:
             what = f"The loss of another process is not finite in epoch {self.epoch}"
         elif not _finite(self.bare.parameters()) and self.previous_names:
@@ -863,10 +537,10 @@ class _Trainer:
         self.rows, self.epoch, self.position = state["rows"], state["epoch"], state["position"]
         parts = state["processes"]
         if len(parts) == self.world:
-            self.tally = _Tally(parts[self.rank]["tally"])
+            self.tally = Tally(parts[self.rank]["tally"])
             _set_random(parts[self.rank]["random"])
         elif self.position:  # another number of processes: what was logged counts once
-            self.tally = _Tally(_merged([part["tally"] for part in parts]) if self.lead else None)
+            self.tally = Tally(merged([part["tally"] for part in parts]) if self.lead else None)
             seed_everything((self.config.seed + 7919 * self.rank) % 2**32)
         if self.lead and self.rows and self.epoch <= self.config.num_epochs:
             self.folder.write_history(self.rows)  # it may be one epoch ahead of the checkpoint
@@ -1012,82 +686,3 @@ def _set_random(state: dict) -> None:
     torch.set_rng_state(state["torch"])
     if state["cuda"] is not None and torch.cuda.is_available():
         torch.cuda.set_rng_state(state["cuda"])
-
-
-def launch(config: TrainConfig, num_processes: int) -> bool:
-    """Train as ``config`` says in several processes, a GPU each, and wait; ``fit`` with the same
-    config then reads the finished run.
-
-    It is ``accelerate launch -m mde_utils.training config.json``. From a notebook this works where
-    ``notebook_launcher`` does not: when the kernel has touched a GPU already.
-
-    Returns:
-        Whether the run is finished: not where ``max_hours`` ended it. Then the same call goes on.
-
-    Raises:
-        ValueError: a config without ``run_dir``, or fewer than two processes.
-        RuntimeError: the training failed; its last lines are in the message.
-    """
-    if not config.run_dir or num_processes < 2:
-        raise ValueError(
-            f"launch needs a config with run_dir and two processes or more; got run_dir="
-            f"{config.run_dir!r} and {num_processes}. For one process use fit."
-        )
-    home = Path(__file__).resolve().parents[1]
-    paths = [str(home), *filter(None, [os.environ.get("PYTHONPATH")])]
-    # On CPUs too: with --cpu it would start one process.
-    options = f"--multi_gpu --num_processes {num_processes} --num_machines 1 --main_process_port 0"
-    options += " --mixed_precision no --dynamo_backend no"
-    said = collections.deque(maxlen=200)
-    with tempfile.TemporaryDirectory() as folder:
-        path = config.save(Path(folder) / "config.json")
-        command = [sys.executable, "-m", "accelerate.commands.launch", *options.split()]
-        process = subprocess.Popen(
-            [*command, "-m", "mde_utils.training", str(path)],
-            env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        with process:
-            for line in process.stdout:  # warnings and errors, as they come
-                print(line, end="", flush=True)
-                said.append(line)
-    if process.returncode:
-        # What follows is about the other processes and the launcher itself.
-        words = re.split(r"\n.*torch/distributed/elastic", "".join(said))[0]
-        raise RuntimeError(
-            f"Training in {num_processes} processes failed. Its last words:\n{words[-2000:]}"
-        )
-    return RunFolder(config.run_dir, config).load()["epoch"] > config.num_epochs
-
-
-def main(arguments: list[str]) -> None:
-    """Train as a JSON config says: ``python -m mde_utils.training config.json``."""
-    if len(arguments) != 1:
-        raise SystemExit("usage: python -m mde_utils.training config.json")
-    config = TrainConfig.load(arguments[0])
-    config = replace(config, run_dir=config.run_dir or f"runs/{config.run_name()}")
-    options = dict(config.data_options)
-    own = {split: options.pop(split, {}) for split in ("train", "val")}
-    sets = [
-        load_dataset(config.dataset, split, **{**options, **own[split]})
-        for split in ("train", "val")
-    ]
-    seed_everything(config.seed)
-    model = build_model(config.model, weights=config.weights, **config.model_options)
-    history = fit(model, *sets, config)
-    if rank_and_world()[0] == 0:
-        if history.finished:
-            wanted = ("val_d1", "val_rms", "val_rel", "val_photometric", "val_selectivity_")
-            best = ", ".join(
-                f"{k} {v:.4f}" for k, v in history.best.items() if k.startswith(wanted)
-            )
-            print(f"best epoch {history.best_epoch} by {config.best_by}: {best}")
-        else:
-            print("max_hours is over; the same command goes on from here.")
-        print(f"the run is in {history.run_dir}")
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])
