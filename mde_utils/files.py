@@ -1,40 +1,77 @@
-"""Files that are written whole or not at all."""
+"""Files that are written whole or not at all, and what is said when they cannot be."""
 
 from __future__ import annotations
 
+import errno
 import os
+import re
+import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+DENIED = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST}
+REMEDY = "Choose a folder that can be written and has room."
+
 
 @contextmanager
-def atomic(path: str | Path) -> Iterator[Path]:
-    """A temporary file beside ``path`` that takes its name when the block ends without an error:
-    ``with atomic("a.json") as temporary: temporary.write_text(text)``. After an error the former
+def atomic(path: str | Path, remedy: str = REMEDY) -> Iterator[Path]:
+    """A temporary file beside `path` that takes its name when the block ends without an error:
+    `with atomic("a.json") as temporary: temporary.write_text(text)`. After an error the former
     file is as it was and the temporary one is gone. Folders are made.
 
-    Raises:
-        OSError: its kind for the cause (PermissionError, …), naming the folder.
+    Errors of the block itself pass through, but for a full disk (see `refusals`).
     """
     path = Path(path)
-    try:
+    with refusals(path, remedy):
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(
             dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix
         )
-    except OSError as error:
-        raise OSError(
-            error.errno,
-            f"Cannot write {path.name!r} into the folder {path.parent} ({error.strerror}); "
-            "choose a folder that can be written",
-        ) from None
     os.close(handle)
     temporary = Path(name)
     try:
-        yield temporary
-        os.chmod(temporary, 0o644)  # mkstemp makes it private
-        os.replace(temporary, path)
+        with refusals(path, remedy, only=FULL):
+            yield temporary
+        with refusals(path, remedy):
+            os.chmod(temporary, 0o644)  # mkstemp makes it private
+            os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def refusals(
+    path: Path, remedy: str = REMEDY, *, only: Collection[int] | None = None
+) -> Iterator[None]:
+    """What the file system says against writing `path`, in words that help: where, why, how much
+    room there is, what to do. Of an `OSError` (a `PermissionError` where it is about rights) and of
+    the errors of libraries that write themselves.
+
+    only: the numbers (`errno`) that are reworded; other errors pass as they are.
+    """
+    try:
+        yield
+    except Exception as error:
+        said = re.search(r"\(os error (\d+)\)", str(error))  # safetensors', which hides the kind
+        number = getattr(error, "errno", None) or (int(said[1]) if said else None)
+        if number is None or (only is not None and number not in only):
+            raise
+        why = getattr(error, "strerror", None) or os.strerror(number)
+        place = f"{path.name!r} into the folder {path.parent}"
+        if number in FULL:
+            there = next((one for one in path.parents if one.is_dir()), Path.cwd())
+            free = shutil.disk_usage(there).free / 1e6
+            words = f"No room to write {place} ({why}; {free:,.1f} MB free)."
+        elif number == errno.ENAMETOOLONG:
+            words = (
+                f"The path has {len(str(path))} characters, its last part {len(path.name)}, and is "
+                f"too long for this system (most take 4,095 and, of a part, 255): cannot write "
+                f"{place}."
+            )
+        else:
+            words = f"Cannot write {place} ({why})."
+        kind = PermissionError if number in DENIED else OSError
+        raise kind(number, f"{words} {remedy}") from error

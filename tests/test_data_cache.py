@@ -7,6 +7,7 @@ import resource
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -213,8 +214,23 @@ def test_cache_root(monkeypatch, tmp_path):
     monkeypatch.delenv("MDE_CACHE")
     checkout = Path(module.__file__).resolve().parents[2]
     assert cache_root() == checkout / "data" / "cache"
-    monkeypatch.setattr(module.os, "access", lambda *_: False)
-    assert cache_root() == Path.home() / ".cache" / "mde_utils"
+    refused = {checkout}
+    monkeypatch.setattr(module.os, "access", lambda place, _: place not in refused)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert cache_root() == tmp_path / ".cache" / "mde_utils"
+    refused.add(tmp_path)
+    with pytest.warns(RuntimeWarning, match=f"{tmp_path}.*cannot be written.*MDE_CACHE"):
+        fallback = cache_root()
+    assert fallback.parent == Path(tempfile.gettempdir())
+
+
+def test_without_a_home_caches_are_temporary(monkeypatch):
+    """Containers run under user ids that no one knows, where `Path.home()` raises."""
+    monkeypatch.delenv("MDE_CACHE")
+    monkeypatch.setenv("KAGGLE_KERNEL_RUN_TYPE", "Batch")
+    monkeypatch.setattr(module.os.path, "expanduser", lambda path: path)
+    with pytest.warns(RuntimeWarning, match="~.*cannot be written.*MDE_CACHE"):
+        assert cache_root().parent == Path(tempfile.gettempdir())
 
 
 def test_damaged_shard_is_made_again(own_folder):
@@ -233,7 +249,7 @@ def test_complete_cache_needs_no_writing(monkeypatch):
     def refuse(*_, **__):
         raise AssertionError("written")
 
-    monkeypatch.setattr(module, "_replace", refuse)
+    monkeypatch.setattr(module, "atomic", refuse)
     monkeypatch.setattr(module, "FileLock", refuse)
     monkeypatch.setattr(Path, "mkdir", refuse)
     assert Toy(10)[9]["focal"] == 9
@@ -279,7 +295,7 @@ def test_disk_full_while_writing(own_folder):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert caught.value.errno == errno.EFBIG
-    assert not [*own_folder.rglob("*.tmp")] and not [*own_folder.rglob("*.npy")]
+    assert not [*own_folder.rglob(".*")] and not [*own_folder.rglob("*.npy")]
     assert Toy(10)[9]["focal"] == 9
 
 
@@ -294,7 +310,7 @@ def test_error_of_the_source_passes_and_loses_nothing(monkeypatch, own_folder):
         Toy(10)
     assert "MDE_CACHE" not in str(caught.value)
     assert [path.name for path in sorted(own_folder.rglob("*.npy"))] == ["00000.npy"]
-    assert not [*own_folder.rglob("*.tmp")]
+    assert not [*own_folder.rglob(".*")]
     monkeypatch.setattr(Toy, "make", staticmethod(_make))
     assert Toy(10).made == [*range(4, 10)]
 
@@ -377,17 +393,17 @@ def test_killed_writer_is_completed(own_folder):
     for line in writer.stdout:
         if line.strip() == "made 5":  # in the second shard, a temporary file is open
             break
-    assert [*own_folder.rglob("00001.npy.*.tmp")]
+    assert [*own_folder.rglob(".00001.npy.*")]
     writer.send_signal(signal.SIGKILL)
     writer.communicate()
-    assert [*own_folder.rglob("00001.npy.*.tmp")]  # it had no chance to tidy up
+    assert [*own_folder.rglob(".00001.npy.*")]  # it had no chance to tidy up
     assert not [*own_folder.rglob("00001.npy")]
 
     data = Toy(24)
     assert data.made == [*range(4, 24)]  # the complete shard was kept, the other not believed
     for index in (0, 4, 5, 23):
         assert torch.equal(data[index]["depth"], torch.from_numpy(_make(index)["depth"]))
-    assert not [*own_folder.rglob("*.tmp")]
+    assert not [*own_folder.rglob(".*")]
 
 
 def test_reader_that_waits_for_a_killed_writer_takes_over():

@@ -19,8 +19,9 @@ from pathlib import Path
 
 from torch.utils.data import Dataset
 
-from .cache import CachedDataset, cache_root, collate
+from .cache import CachedDataset, cache_root
 from .hints import WithHints
+from .loading import collate
 from .sparse import SparseSamples
 from .transforms import AUGMENTATIONS, unknown
 

@@ -16,25 +16,25 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import io
 import json
 import operator
 import os
 import shutil
-import uuid
+import tempfile
 import warnings
-from collections.abc import Callable, Iterable
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
 import torch
 from filelock import FileLock, Timeout
 from torch.nn import functional as F
-from torch.utils.data import Dataset, default_collate
+from torch.utils.data import Dataset
 
 from ..depth_bins import RANGES
 from ..environment import progress
+from ..files import atomic, refusals
+from .loading import Batch
 from .transforms import resolve_augmentation
 
 SHARD = 128  # records in a shard: what a killed writer loses at most
@@ -42,16 +42,15 @@ OPEN_SHARDS = 256  # mapped at a time; each holds a file descriptor, and 1024 is
 FORMAT = 1  # part of every key: raise it when the meaning of stored bytes changes
 
 _REAL = ("image", "right", "depth", "sparse_depth", "normal")  # float32 in an item
-_DENIED = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST}
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_REMEDY = "Set MDE_CACHE to another folder, or pass cache=False to make every item anew."
 
 
 def cache_root() -> Path:
     """The folder that holds all caches.
 
-    `$MDE_CACHE`; else `data/cache` of the checkout that this package lies in, if it is writable;
-    else `~/.cache/mde_utils`. On Kaggle always the last: what lies in the working folder is counted
-    and saved with the notebook.
+    `$MDE_CACHE`; else, of those that can be written, the first: `data/cache` of the checkout that
+    this package lies in (not on Kaggle: what lies in the working folder is counted and saved with
+    the notebook); `~/.cache/mde_utils`; with a warning, a folder for temporary files.
     """
     if os.environ.get("MDE_CACHE"):
         return Path(os.environ["MDE_CACHE"]).expanduser()
@@ -59,25 +58,18 @@ def cache_root() -> Path:
     own = (checkout / "pyproject.toml").is_file() and os.access(checkout, os.W_OK)
     if own and not os.environ.get("KAGGLE_KERNEL_RUN_TYPE"):
         return checkout / "data" / "cache"
-    return Path.home() / ".cache" / "mde_utils"
-
-
-class Batch(list):
-    """Items whose stored tensors are views of one batch, `stacked`: name → (n, …)."""
-
-    stacked: dict[str, torch.Tensor] | None = None
-
-
-def collate(items: list[dict]) -> dict:
-    """`default_collate`, but what a CachedDataset has read as one batch is not copied again.
-
-    That second copy would take twice the time of reading. For any other list of items, from any
-    data set, the result is that of `default_collate`. Use: `DataLoader(…, collate_fn=collate)`.
-    """
-    stacked = getattr(items, "stacked", None) or {}
-    return stacked | default_collate(
-        [{name: value for name, value in item.items() if name not in stacked} for item in items]
+    home = Path(os.path.expanduser("~"))  # stays "~" where there is none; Path.home() would raise
+    usual = home / ".cache" / "mde_utils"
+    if home.is_dir() and os.access(next(p for p in usual.parents if p.is_dir()), os.W_OK):
+        return usual
+    place = Path(tempfile.gettempdir()) / f"mde_utils-{os.getuid()}"
+    warnings.warn(  # Python says it once
+        f"Caches go to {place} and may be gone tomorrow, for {usual} cannot be written. Set "
+        "MDE_CACHE to a folder that can.",
+        RuntimeWarning,
+        stacklevel=2,
     )
+    return place
 
 
 class CachedDataset(Dataset):
@@ -100,8 +92,8 @@ class CachedDataset(Dataset):
         label: u1 → int64
         anything else: as it is
 
-    Raises PermissionError or OSError that name the folder and MDE_CACHE when the cache cannot be
-    written; nothing unfinished stays behind. A complete cache needs no write permission.
+    A cache that cannot be written is an error that names the folder and MDE_CACHE, and nothing
+    unfinished stays behind. A complete cache needs no write permission.
     """
 
     depth_unit: float = 1.0  # metres per stored unit of an integer depth
@@ -196,11 +188,12 @@ class CachedDataset(Dataset):
             records = self._open(shard)
             for position in positions:
                 rows[position] = records[indices[position] % SHARD]
-        return {name: self._gather(name, [row[name] for row in rows]) for name in self.dtype.names}
+        return self._columns(rows)
 
     def _make(self, indices: list[int]) -> dict[str, torch.Tensor]:
-        rows = [self._record(record) for record in self.produce(indices)]
-        self._expect(len(rows), len(indices))
+        return self._columns([*self._records(indices)])
+
+    def _columns(self, rows: list) -> dict[str, torch.Tensor]:
         return {name: self._gather(name, [row[name] for row in rows]) for name in self.dtype.names}
 
     def _gather(self, name: str, arrays: list[np.ndarray]) -> torch.Tensor:
@@ -263,14 +256,15 @@ class CachedDataset(Dataset):
         if not missing:
             return
         folder = self.cache_folder
-        with _writing(folder):
+        with refusals(folder, _REMEDY):
             folder.mkdir(parents=True, exist_ok=True)
-            if not (folder / "key.json").exists():
-                _replace(folder / "key.json", [key.encode()])
             free = shutil.disk_usage(folder).free
             needed = sum(missing.values()) * self.dtype.itemsize
             if needed > free:
-                raise OSError(errno.ENOSPC, f"{needed / 1e9:.2f} GB needed, {free / 1e9:.2f} free")
+                raise OSError(errno.ENOSPC, f"{needed / 1e9:.2f} GB needed")
+        if not (folder / "key.json").exists():
+            with atomic(folder / "key.json", _REMEDY) as temporary:
+                temporary.write_text(key)
         with progress(total=sum(missing.values()), desc=folder.name) as bar:
             busy = [shard for shard in missing if not self._build_shard(shard, bar, wait=False)]
             for shard in busy:
@@ -278,99 +272,60 @@ class CachedDataset(Dataset):
 
     def _build_shard(self, shard: int, bar, *, wait: bool) -> bool:
         """Make or extend one shard; False when another process is at it and `wait` is off."""
-        path, wanted = self._path(shard), self._wanted(shard)
+        path = self._path(shard)
         lock = FileLock(path.with_suffix(".lock"), timeout=-1 if wait else 0)
         try:
-            with _writing(path.parent):
+            with refusals(path, _REMEDY):
                 lock.acquire()
         except Timeout:
             return False
         try:
-            for left in path.parent.glob(f"{path.name}.*.tmp"):  # by a writer that was killed
+            for left in path.parent.glob(f".{path.name}.*"):  # by a writer that was killed
                 left.unlink()
             if missing := self._missing(shard):  # else someone made it while we waited
-                self._write(shard, wanted - missing, wanted, bar)
+                self._write(path, shard, self._wanted(shard) - missing, bar)
         finally:
             lock.release()
         return True
 
-    def _write(self, shard: int, have: int, wanted: int, bar) -> None:
-        def chunks():
-            yield _header(self.dtype, wanted)
+    def _write(self, path: Path, shard: int, have: int, bar) -> None:
+        """The whole shard, of whose records the first `have` are there already.
+
+        By plain writes, not a writable map: a full disk is an error in the first and kills the
+        process (SIGBUS) in the second.
+        """
+        wanted, first = self._wanted(shard), shard * SHARD
+        header = {
+            "descr": np.lib.format.dtype_to_descr(self.dtype),
+            "fortran_order": False,
+            "shape": (wanted,),
+        }
+        with atomic(path, _REMEDY) as temporary, open(temporary, "wb") as file:
+            np.lib.format.write_array_header_1_0(file, header)
             if have:
-                yield self._stored(shard)[:have].tobytes()
-            first, made = shard * SHARD, have
-            for record in self.produce([*range(first + have, first + wanted)]):
-                yield self._record(record).tobytes()
-                made += 1
+                file.write(self._stored(shard)[:have].tobytes())
+            for record in self._records([*range(first + have, first + wanted)]):
+                file.write(record.tobytes())
                 bar.update()
-            self._expect(made, wanted)
+            file.flush()
+            os.fsync(file.fileno())
 
-        _replace(self._path(shard), chunks())
-
-    def _record(self, record: dict[str, np.ndarray]) -> np.ndarray:
-        """One structured record; a wrong shape or type is the subclass's mistake and is named."""
-        out = np.empty((), self.dtype)
-        for name in self.dtype.names:
-            array, field = np.asarray(record[name]), out[name]
-            if array.shape != field.shape or array.dtype != field.dtype:
-                raise ValueError(
-                    f"{type(self).__name__}.produce gave {name} as {array.dtype} {array.shape}, "
-                    f"declared is {field.dtype} {field.shape}"
-                )
-            field[...] = array
-        return out
-
-    def _expect(self, given: int, wanted: int) -> None:
-        if given != wanted:
+    def _records(self, indices: list[int]) -> Iterator[np.ndarray]:
+        """What `produce` makes, as structured records; what it does wrong is named."""
+        made = 0
+        for record in self.produce(indices):
+            out = np.empty((), self.dtype)
+            for name in self.dtype.names:
+                array, field = np.asarray(record[name]), out[name]
+                if array.shape != field.shape or array.dtype != field.dtype:
+                    raise ValueError(
+                        f"{type(self).__name__}.produce gave {name} as {array.dtype} "
+                        f"{array.shape}, declared is {field.dtype} {field.shape}"
+                    )
+                field[...] = array
+            made += 1
+            yield out
+        if made != len(indices):
             raise ValueError(
-                f"{type(self).__name__}.produce gave {given} records, {wanted} were asked for"
+                f"{type(self).__name__}.produce gave {made} records, {len(indices)} were asked for"
             )
-
-
-def _header(dtype: np.dtype, length: int) -> bytes:
-    buffer = io.BytesIO()
-    spec = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False}
-    np.lib.format.write_array_header_1_0(buffer, spec | {"shape": (length,)})
-    return buffer.getvalue()
-
-
-def _replace(path: Path, chunks: Iterable[bytes]) -> None:
-    """Write `path` whole or not at all.
-
-    Plain writes, not a writable map: a full disk is an error in the first and kills the process
-    (SIGBUS) in the second. Errors of the iterable itself pass through as they are.
-    """
-    temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.tmp")
-    try:
-        with _writing(path.parent):
-            file = open(temporary, "wb", buffering=0)
-        with file:
-            for chunk in chunks:
-                rest = memoryview(chunk)
-                with _writing(path.parent):
-                    while rest:
-                        rest = rest[file.write(rest) :]
-            with _writing(path.parent):
-                os.fsync(file.fileno())
-        with _writing(path.parent):
-            os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-
-
-@contextmanager
-def _writing(folder: Path):
-    """Errors of the file system, said in words that help."""
-    remedy = "Set MDE_CACHE to another folder, or pass cache=False to make every item anew."
-    try:
-        yield
-    except OSError as error:
-        if error.errno in _DENIED:
-            message = f"Cannot write the cache folder {folder} ({error.strerror}). {remedy}"
-            raise PermissionError(error.errno, message) from error
-        if error.errno in _FULL:
-            message = f"No room for the cache in {folder} ({error.strerror}). {remedy}"
-            raise OSError(error.errno, message) from error
-        raise

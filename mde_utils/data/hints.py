@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import math
-import operator
 from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from ..stereo import (
     BLOCKS,
@@ -21,14 +19,15 @@ from ..stereo import (
     disparity_to_hint,
     matched_disparity,
 )
-from .cache import Batch, CachedDataset
+from .cache import CachedDataset
+from .loading import Wrapped
 from .reading import in_threads, resize_depth
 from .transforms import resolve_augmentation
 
 HINTS_VERSION = 1  # raise it when hints change
 
 
-class WithHints(Dataset):
+class WithHints(Wrapped):
     """A data set of pairs whose items get `hint` (1, H, W): `depth_hints` in metres, 0 = none.
 
     The hints of all items are computed before anything else, an item a thread, and kept as any
@@ -44,13 +43,9 @@ class WithHints(Dataset):
             nearest to each centre. None: the items themselves.
         cache: False computes the hint of an item at each access.
         augment: as `load_dataset`'s, of items with their hint.
-
-    Any other attribute is the data set's (`name`, `depth_range`, …).
-
-    Raises:
-        ValueError: items that are no pairs (see `check_pair`, made of the first item) or lack
-            their calibration; a data set with an augmentation; pairs that are not of the items.
     """
+
+    field = "hint"
 
     def __init__(
         self,
@@ -67,7 +62,7 @@ class WithHints(Dataset):
                 "augment=None and give the augmentation to WithHints(…, augment=…)."
             )
         self.augment = resolve_augmentation(augment)
-        self.dataset = dataset
+        super().__init__(dataset)
         first = pairs[0]
         if lacking := {"image", "right", "focal", "baseline"} - first.keys():
             raise ValueError(
@@ -101,32 +96,13 @@ class WithHints(Dataset):
                 )
         self._hints = _Disparities(pairs, tuple(first["image"].shape[-2:]), cache)
 
-    def __getattr__(self, name: str):
-        if name.startswith("__") or name == "dataset":  # asked for before __init__, by pickle
-            raise AttributeError(name)
-        return getattr(self.dataset, name)
-
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    def __getitem__(self, index) -> dict:
-        return self.__getitems__([index])[0]
+    def values(self, items: list[dict], indices: list[int]) -> list[Tensor]:
+        found = self._hints.__getitems__(indices)
+        return [_hint(item, x["disparity"]) for item, x in zip(items, found, strict=True)]
 
     def __getitems__(self, indices) -> list[dict]:
-        indices = [operator.index(index) for index in indices]
-        fetch = getattr(self.dataset, "__getitems__", None)
-        items = fetch(indices) if fetch else [self.dataset[index] for index in indices]
-        found = self._hints.__getitems__(indices)
-        hints = [_hint(item, x["disparity"]) for item, x in zip(items, found, strict=True)]
-        whole = getattr(items, "stacked", None)
-        if whole is not None:
-            whole = {**whole, "hint": torch.stack(hints)}
-            hints = whole["hint"].unbind()
-        batch = Batch({**item, "hint": hint} for item, hint in zip(items, hints, strict=True))
-        if self.augment is not None:
-            return [self.augment(item) for item in batch]
-        batch.stacked = whole
-        return batch
+        items = super().__getitems__(indices)
+        return items if self.augment is None else [self.augment(item) for item in items]
 
 
 def _view(item: dict) -> Tensor:

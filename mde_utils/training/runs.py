@@ -163,12 +163,12 @@ class RunFolder:
         try:
             yield
         except (OSError, RuntimeError, SafetensorError) as error:  # each library has its own
-            cause = error
+            if "Cannot write" in str(error):  # `atomic` has said it
+                raise
+            cause = error.__cause__ or error
             while not isinstance(cause, OSError) and cause.__context__ is not None:
                 cause = cause.__context__
-            if "Cannot write" in str(cause):  # `atomic` has said it
-                raise
-            reason = getattr(cause, "strerror", None) or str(error).partition("\n")[0]
+            reason = getattr(cause, "strerror", None) or str(cause).partition("\n")[0]
             kept = " and ".join(path.name for path in self.checkpoints())
             room = shutil.disk_usage(self.path).free / 2**20 if self.path.is_dir() else 0
             message = (
