@@ -2,9 +2,12 @@
 PYTHON ?= python3
 VENV ?= .venv
 OUTPUT ?= outputs
-CELL_TIMEOUT ?= 900
-# In tests: small networks gain more from a core each than from two for one.
-NOTEBOOKS_AT_ONCE ?= 2
+# Notebooks, and processes of tests: small networks gain more from a core each than from two for one.
+AT_ONCE ?= 2
+# Seconds after which a notebook without output, message and work is given up.
+SILENCE ?= 600
+# make run FRESH=1 executes what is done already, too.
+FRESH ?=
 MDE_PROFILE ?= demo
 export MDE_PROFILE
 
@@ -12,6 +15,7 @@ export MDE_PROFILE
 .PHONY: help env run test test-browser test-widgets lint bench notebooks badges clean
 
 PY := $(VENV)/bin/python
+RUN = $(PY) scripts/run_notebooks.py --at-once $(AT_ONCE) --silence $(SILENCE)
 INSTALLED := $(VENV)/.installed
 WIDGETS7 := $(VENV)/ipywidgets7
 # These train for hours: run them by hand.
@@ -30,19 +34,21 @@ $(INSTALLED): requirements.txt requirements-dev.txt pyproject.toml
 	$(PY) -m pip install -q --disable-pip-version-check --no-deps -e .
 	@touch $@
 
-run: $(INSTALLED)  ## execute every notebook, then name the page that shows the results
-	@$(PY) scripts/run_notebooks.py --output $(OUTPUT) --timeout $(CELL_TIMEOUT)
+run: $(INSTALLED)  ## execute every notebook, then name the page that shows the results; again: go on
+	@$(RUN) --output $(OUTPUT) $(if $(FRESH),--fresh)
 
-test: $(INSTALLED)  ## the unit tests, then every cell of every notebook
-	$(PY) -m pytest -q
-	OMP_NUM_THREADS=1 $(PY) -m pytest -q -x -n $(NOTEBOOKS_AT_ONCE) --dist loadfile --nbval-lax --nbval-current-env --nbval-cell-timeout $(CELL_TIMEOUT) notebooks/
+# pytest comes last, so that its closing line does, whatever came of the notebooks.
+test: $(INSTALLED)  ## every notebook that has not run as it is, then the unit tests with their coverage
+	@status=0; $(RUN) --output $(OUTPUT) || status=1; \
+	OMP_NUM_THREADS=1 $(PY) -m pytest -q -n $(AT_ONCE) --dist worksteal --cov --cov-report=term:skip-covered || status=1; \
+	exit $$status
 
 test-browser: $(INSTALLED)  ## notebooks in JupyterLab and the page of results, in Chromium
 	$(PY) -m pytest -q tests_browser
 
 test-widgets: $(WIDGETS7)/.installed  ## the controls and their notebook under ipywidgets 7.7 too
 	PYTHONPATH=$(abspath $(WIDGETS7)) $(PY) -m pytest -q tests/test_views_widgets.py
-	PYTHONPATH=$(abspath $(WIDGETS7)) $(PY) -m pytest -q -x --nbval-lax --nbval-current-env --nbval-cell-timeout $(CELL_TIMEOUT) notebooks/12_explore.ipynb
+	PYTHONPATH=$(abspath $(WIDGETS7)) $(RUN) --output $(OUTPUT)/ipywidgets7 notebooks/12_explore.ipynb
 
 # An ipywidgets that is found before the environment's own.
 $(WIDGETS7)/.installed: $(INSTALLED)
@@ -60,11 +66,11 @@ bench: $(INSTALLED)  ## every benchmark, in order; results land beside them
 	@set -e; for script in $(BENCHMARKS); do echo "== $$script"; $(PY) $$script; done
 
 notebooks: $(INSTALLED)  ## execute the notebooks in place, ready to commit
-	@$(PY) scripts/run_notebooks.py --in-place --timeout $(CELL_TIMEOUT)
+	@$(RUN) --in-place
 
 badges: $(INSTALLED)  ## write bootstrap cells and badges from pyproject.toml's address
 	$(PY) scripts/badges.py
 
 clean:  ## remove what was made here, but not data, runs or the environment
-	rm -rf $(OUTPUT) .pytest_cache .ruff_cache .hypothesis *.egg-info
+	rm -rf $(OUTPUT) dist .coverage .pytest_cache .ruff_cache .hypothesis *.egg-info
 	find . -path ./$(VENV) -prune -o -name __pycache__ -type d -exec rm -rf {} +

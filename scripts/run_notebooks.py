@@ -1,24 +1,35 @@
-"""Executes the notebooks headless, in order, and writes a page that shows their results.
+"""Executes the notebooks headless and writes a page that shows their results.
 
-Each notebook runs in a fresh kernel of this very Python, in its own folder, into a temporary file
-that takes its place only when every cell has passed: a failed run never touches former outputs.
-The first failure stops the run.
+Each notebook runs in a fresh kernel of this very Python, in its own folder, two at a time, each on
+its share of the cores. A cell may take as long as it works: only a kernel that is silent (no
+output, no message, next to no processor time) is given up. A notebook that fails leaves its former
+results as they were and does not stop the others; the page and the exit status say which failed.
+What has run already, with the same source, package and profile, is not run again.
 
-    python scripts/run_notebooks.py [--output outputs] [--timeout 900] [notebook ...]
+    python scripts/run_notebooks.py [--output outputs] [--silence 600] [--fresh] [notebook ...]
     python scripts/run_notebooks.py --in-place [notebook ...]
 """
 
 import argparse
+import asyncio
 import base64
+import hashlib
 import html
+import json
 import os
 import re
 import sys
 import time
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor, wait
+from importlib.metadata import distributions
 from pathlib import Path
 from string import Template
 
 import nbformat
+import psutil
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError
 from notebook_tools import (
     NOTEBOOKS,
     ROOT,
@@ -34,13 +45,14 @@ from strip import strip
 
 FAILED = ".failed.ipynb"
 TEMPLATE = ROOT / "scripts" / "results.html"
+# Alone on two slow cores, nothing cached; in seconds.
+USUAL = json.loads((ROOT / "scripts" / "usual_seconds.json").read_text(encoding="utf-8"))
+# What a notebook's results depend on, besides its source.
+SOURCES = ("mde_utils", "scenes", "data/weights", "benchmarks/results")
+IDLE = 0.02  # of a core: what a kernel uses that does nothing
 
 
-class NotebookFailed(Exception):
-    """A cell of a notebook raised, ran out of time, or killed its kernel."""
-
-
-def use_own_kernel() -> None:
+def use_own_kernel(threads: int) -> None:
     """Makes the kernel name "python3" mean this interpreter, whatever is registered elsewhere."""
     own = str(Path(sys.prefix) / "share" / "jupyter")
     others = os.environ.get("JUPYTER_PATH")
@@ -48,50 +60,105 @@ def use_own_kernel() -> None:
     # A backend chosen for scripts (Agg) would take the pictures out of the notebooks.
     os.environ.pop("MPLBACKEND", None)
     os.environ["TQDM_DISABLE"] = "1"  # a progress bar is for a person who waits
+    os.environ.setdefault("OMP_NUM_THREADS", str(threads))
 
 
-def execute(source: Path, partial: Path, timeout: int) -> nbformat.NotebookNode:
-    """Runs `source` into the file `partial` and returns what it holds.
+def fingerprint() -> str:
+    """Changes with the package, its networks and tables, the profile, and what is installed."""
+    digest = hashlib.sha256(repr(os.environ.get("MDE_PROFILE")).encode())
+    digest.update(sys.version.encode())
+    digest.update(repr(sorted({(d.name, d.version) for d in distributions()})).encode())
+    for path in sorted(path for name in SOURCES for path in (ROOT / name).rglob("*")):
+        if path.is_file() and path.suffix != ".pyc":
+            digest.update(str(path.relative_to(ROOT)).encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()
 
-    Raises:
-        NotebookFailed: naming the notebook, the cell and its error.
-    """
-    import papermill
-    from papermill.exceptions import PapermillExecutionError
 
-    try:
-        papermill.execute_notebook(
-            source,
-            partial.absolute(),
+def key_of(source: Path, package: str) -> str:
+    """What a notebook's results depend on: its cells, and `package`, the `fingerprint`."""
+    cells = [(cell.cell_type, cell.source) for cell in read(source).cells]
+    return hashlib.sha256(repr((cells, package)).encode()).hexdigest()
+
+
+class Notebook(NotebookClient):
+    """One notebook while it runs: which cell, and when its kernel last showed a sign of life."""
+
+    def __init__(self, source: Path):
+        super().__init__(
+            read(source),
+            timeout=None,
+            iopub_timeout=24 * 3600,  # large pictures may come late; silence ends it
+            startup_timeout=600,
             kernel_name="python3",
-            cwd=source.parent,
-            progress_bar=False,
-            execution_timeout=timeout,
-            extra_arguments=["--log-level=ERROR"],  # of the kernel: else a warning about TCP
+            record_timing=False,
+            resources={"metadata": {"path": str(source.parent)}},
+            extra_arguments=["--log-level=CRITICAL"],  # of the kernel: else a warning about TCP
+            on_cell_start=self.begin,
         )
-    except PapermillExecutionError as error:
-        where, what = error.cell_index, f"{error.ename}: {error.evalue}"
-    except Exception as error:  # the kernel died or did not start, or a cell ran out of time
-        where, what = _interrupted_cell(partial), f"{type(error).__name__}: {error}"
-    else:
-        return read(partial)
+        self.log.setLevel("CRITICAL")  # errors are told once, below
+        self.source, self.index, self.silent = source, None, 0.0
+        self.began = self.alive = self.looked = time.monotonic()
+        self.used = 0.0
 
-    what = re.sub(r"\x1b\[[0-9;]*m", "", what).strip()
-    if where is None:
-        raise NotebookFailed(f"{relative(source)} failed before its first cell\n  {what}")
-    lines = read(source).cells[where].source.strip().splitlines() or [""]
-    raise NotebookFailed(
-        f"{relative(source)} failed in cell {where + 1} (starting {lines[0]!r})\n  {what}"
-    )
+    def begin(self, *, cell, cell_index: int) -> None:
+        self.index = cell_index
 
+    def process_message(self, *args):
+        self.alive = time.monotonic()
+        return super().process_message(*args)
 
-def _interrupted_cell(partial: Path) -> int | None:
-    """The last cell that was started; papermill calls one that ran out of time completed."""
-    if not partial.exists():
-        return None
-    cells = read(partial).cells
-    started = (i for i, cell in enumerate(cells) if cell.metadata.papermill.start_time)
-    return max(started, default=None)
+    def processes(self) -> list[psutil.Process]:
+        """The kernel and what it started."""
+        try:
+            kernel = psutil.Process(self.km.provisioner.pid)
+            return [kernel, *kernel.children(recursive=True)]
+        except (AttributeError, TypeError, psutil.Error):  # not yet there, or no longer
+            return []
+
+    def watch(self, silence: float) -> None:
+        """Ends the kernel if it has been silent for `silence` seconds; to be called often."""
+        now, used, processes = time.monotonic(), 0.0, self.processes()
+        for process in processes:
+            try:
+                times = process.cpu_times()
+                used += times.user + times.system
+            except psutil.Error:
+                continue
+        # A child that ended takes its time with it: that is work as well. Clocks tick in 10 ms.
+        if abs(used - self.used) > IDLE * (now - self.looked) + 0.02:
+            self.alive = now
+        self.used, self.looked = used, now
+        if now - self.alive > silence:
+            self.silent = now - self.alive
+            self.kill()
+
+    def kill(self) -> None:
+        for process in self.processes():
+            try:
+                process.kill()
+            except psutil.Error:
+                continue
+
+    def run(self) -> str | None:
+        """Executes all cells into `self.nb`; None, or what went wrong and where."""
+        self.began = self.alive = time.monotonic()
+        for cell in self.nb.cells:
+            if cell.cell_type == "code":
+                cell.outputs, cell.execution_count = [], None
+        try:
+            asyncio.run(self.async_execute())
+            return None
+        except CellExecutionError as error:
+            what = f"{error.ename}: {error.evalue}"
+        except Exception as error:  # the kernel died or did not start
+            what = f"{type(error).__name__}: {error}"
+        if self.silent:
+            what = f"no output, no message and no processor time for {self.silent:.0f} s"
+        what = re.sub(r"\x1b\[[0-9;]*m", "", what).strip()
+        if self.index is None:
+            return f"failed before its first cell\n  {what}"
+        lines = self.nb.cells[self.index].source.strip().splitlines() or [""]
+        return f"failed in cell {self.index + 1} (starting {lines[0]!r})\n  {what}"
 
 
 def to_html(nb: nbformat.NotebookNode, names: list[str]) -> str:
@@ -149,22 +216,35 @@ def index_page(names: list[str], output: Path) -> str:
     """The page of results: for each notebook its title, final table and picture, and its link."""
     contents, sections = [], []
     for name in names:
-        if not (output / f"{name}.ipynb").exists():
+        executed, failed = output / f"{name}.ipynb", output / f"{name}{FAILED}"
+        lines, mark = [], ""
+        nb = next((read(path) for path in (executed, failed) if path.exists()), None)
+        if nb is None:
             contents.append(f'<li>{name} <span class="note">not executed</span></li>')
             continue
-        nb = read(output / f"{name}.ipynb")
         title = html.escape(title_of(nb) or name)
-        seconds = nb.metadata.get("papermill", {}).get("duration")
-        took = f"; executed in {seconds:.0f} s" if seconds else ""
-        about = html.escape(printed(cell_tagged(nb, "bootstrap")).strip())
-        contents.append(f'<li><a href="#{name}">{title}</a></li>')
-        sections.append(
-            f'<section id="{name}"><h2><a href="{name}.html">{title}</a></h2>\n'
-            f"{last_table(nb) or ''}\n{last_picture(nb) or ''}\n"
-            f'<p>The executed notebook <a href="{name}.html">{name}</a> '
-            f'(<a href="{name}.ipynb">ipynb</a>){took}. <span class="note">{about}</span></p>'
-            "</section>"
-        )
+        if failed.exists():
+            mark = ' <strong class="failed">failed</strong>'
+            error = html.escape(read(failed).metadata.get("suite", {}).get("error", ""))
+            below = "; below are the results of a former run" if executed.exists() else ""
+            lines.append(
+                f'<div class="failed"><pre>{error}</pre>What it held by then: '
+                f'<a href="{failed.name}">{failed.name}</a>{below}.</div>'
+            )
+        link = title
+        if executed.exists():
+            link = f'<a href="{name}.html">{title}</a>'
+            seconds = nb.metadata.get("suite", {}).get("seconds")
+            took = f"; executed in {seconds:.0f} s" if seconds else ""
+            about = html.escape(printed(cell_tagged(nb, "bootstrap")).strip())
+            lines += [last_table(nb) or "", last_picture(nb) or ""]
+            lines.append(
+                f'<p>The executed notebook <a href="{name}.html">{name}</a> '
+                f'(<a href="{name}.ipynb">ipynb</a>){took}. <span class="note">{about}</span></p>'
+            )
+        contents.append(f'<li><a href="#{name}">{title}</a>{mark}</li>')
+        body = "\n".join(lines)
+        sections.append(f'<section id="{name}"><h2>{link}</h2>\n{body}</section>')
     return Template(TEMPLATE.read_text(encoding="utf-8")).substitute(
         profile=html.escape(os.environ.get("MDE_PROFILE") or "auto"),
         contents="\n".join(contents),
@@ -172,42 +252,90 @@ def index_page(names: list[str], output: Path) -> str:
     )
 
 
-def run(
-    sources: list[Path], *, output: Path, in_place: bool, timeout: int, names: list[str]
-) -> None:
-    """Executes `sources` one after another; each result is in place before the next one starts."""
-    for number, source in enumerate(sources, 1):
-        print(f"[{number}/{len(sources)}] {source.stem} …", end=" ", flush=True)
-        start = time.monotonic()
-        folder = source.parent if in_place else output
-        partial = folder / f".{source.stem}.partial.ipynb"
-        failed = output / f"{source.stem}{FAILED}"
-        try:
-            nb = execute(source, partial, timeout)
-            if in_place:
-                write_text(source, text_of(strip(nb)))
-            else:
-                page = to_html(nb, names)
-                os.replace(partial, output / source.name)
-                write_text(output / f"{source.stem}.html", page)
+class Runner:
+    """Executes notebooks and puts each result in its place as soon as it is there."""
+
+    def __init__(self, *, output: Path, in_place: bool, fresh: bool, names: list[str]):
+        self.output, self.in_place, self.names = output, in_place, names
+        self.fresh = fresh or in_place
+        self.package = fingerprint()
+        self.running: list[Notebook] = []
+        self.stopped = False
+
+    def former(self, source: Path) -> dict:
+        """Key and seconds of the last successful run."""
+        path = self.output / source.name
+        return dict(read(path).metadata.get("suite", {})) if path.exists() else {}
+
+    def is_done(self, source: Path) -> bool:
+        failed = (self.output / f"{source.stem}{FAILED}").exists()
+        same = self.former(source).get("key") == key_of(source, self.package)
+        return same and not failed and not self.fresh
+
+    def execute(self, source: Path) -> str | None:
+        """None, or what went wrong."""
+        usual, here = USUAL.get(source.stem), self.former(source).get("seconds")
+        known = [f"usually {usual} s alone on two slow cores"] if usual else []
+        known += [f"{here:.0f} s here the last time"] if here else []
+        print(f"{source.stem} … {'; '.join(known)}", flush=True)
+        notebook = Notebook(source)
+        key = key_of(source, self.package)
+        self.running.append(notebook)
+        error = notebook.run()
+        self.running.remove(notebook)
+        if self.stopped:
+            return error
+        seconds = time.monotonic() - notebook.began
+        failed = self.output / f"{source.stem}{FAILED}"
+        if error:
+            error = f"{relative(source)} {error}"
+            notebook.nb.metadata["suite"] = {"error": error}
+            write_text(failed, text_of(notebook.nb))  # to look at, under a name of its own
+            error += f"\n  what it held by then: {relative(failed)}"
+        elif self.in_place:
+            write_text(source, text_of(strip(notebook.nb)))
+        else:
+            notebook.nb.metadata["suite"] = {"key": key, "seconds": round(seconds, 1)}
+            write_text(self.output / f"{source.stem}.html", to_html(notebook.nb, self.names))
+            write_text(self.output / source.name, text_of(notebook.nb))
+        if not error:
             failed.unlink(missing_ok=True)
-        except NotebookFailed as error:
-            print("failed", flush=True)
-            if partial.exists():  # kept to look at, under a name of its own
-                os.replace(partial, failed)
-                error = NotebookFailed(f"{error}\n  what it held by then: {relative(failed)}")
-            raise error from None
-        finally:
-            partial.unlink(missing_ok=True)
-        print(f"{time.monotonic() - start:.0f} s", flush=True)
+        print(f"{source.stem}: {'FAILED' if error else 'done'} in {seconds:.0f} s", flush=True)
+        return error
+
+    def all(self, sources: Iterable[Path], *, at_once: int, silence: float) -> list[str]:
+        """What went wrong, an entry a notebook that failed. The longest start first."""
+        todo = []
+        for source in sources:
+            if self.is_done(source):
+                print(f"{source.stem}: as before, nothing it depends on has changed", flush=True)
+            else:
+                todo.append(source)
+        todo.sort(key=lambda source: -USUAL.get(source.stem, 0))
+        pool = ThreadPoolExecutor(at_once)
+        jobs = [pool.submit(self.execute, source) for source in todo]
+        try:
+            while wait(jobs, timeout=min(5.0, silence / 8)).not_done:
+                for notebook in list(self.running):
+                    notebook.watch(silence)
+        except BaseException:  # Ctrl-C
+            self.stopped = True
+            pool.shutdown(wait=False, cancel_futures=True)
+            for notebook in list(self.running):
+                notebook.kill()
+            raise
+        return [error for job in jobs if (error := job.result())]
 
 
 def main(argv: list[str] | None = None) -> int:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("notebooks", nargs="*", type=Path, help="default: all of --source")
     parser.add_argument("--source", type=Path, default=NOTEBOOKS, help="folder of the notebooks")
     parser.add_argument("--output", type=Path, default=ROOT / "outputs", help="where results go")
-    parser.add_argument("--timeout", type=int, default=900, help="seconds a cell may take")
+    parser.add_argument("--silence", type=float, default=600, help="seconds without sign of life")
+    parser.add_argument("--at-once", type=int, default=min(2, cores), help="how many at a time")
+    parser.add_argument("--fresh", action="store_true", help="execute what is done already, too")
     parser.add_argument("--in-place", action="store_true", help="ready the sources for a commit")
     arguments = parser.parse_args(argv)
 
@@ -219,22 +347,21 @@ def main(argv: list[str] | None = None) -> int:
     output = arguments.output
     output.mkdir(parents=True, exist_ok=True)
     names = [path.stem for path in find_notebooks(arguments.source)]
-    use_own_kernel()
+    use_own_kernel(max(1, cores // arguments.at_once))
+    runner = Runner(output=output, in_place=arguments.in_place, fresh=arguments.fresh, names=names)
     try:
-        run(
-            sources,
-            output=output,
-            in_place=arguments.in_place,
-            timeout=arguments.timeout,
-            names=names,
-        )
-    except NotebookFailed as error:
+        errors = runner.all(sources, at_once=arguments.at_once, silence=arguments.silence)
+    except KeyboardInterrupt:
+        print("Stopped; the same command goes on from here.", file=sys.stderr)
+        return 130
+    for error in errors:
         print(error, file=sys.stderr)
-        return 1
+    sys.stderr.flush()
+    print(f"{len(sources) - len(errors)} of {len(sources)} notebooks passed")
     if not arguments.in_place:
         write_text(output / "index.html", index_page(names, output))
         print(output / "index.html")
-    return 0
+    return int(bool(errors))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Readies executed notebooks for a commit: outputs stay, traces of the machine go.
 
-What `nbstripout --keep-output --keep-count` removes, then the marks of papermill and of one
-machine's Python, and folders of this machine in text outputs. Pictures are left alone.
+What `nbstripout --keep-output --keep-count` removes, then the marks of papermill, of the runner
+and of one machine's Python, and folders of this machine in text outputs. Pictures are left alone.
 
     python scripts/strip.py [--check] [notebook ...]
 """
@@ -51,7 +51,8 @@ def strip(nb: nbformat.NotebookNode, root: Path = ROOT) -> nbformat.NotebookNode
         subprocess.run([*command, str(path)], check=True)
         nb = read(path)
 
-    nb.metadata.pop("papermill", None)
+    for key in ("papermill", "suite"):
+        nb.metadata.pop(key, None)
     nb.metadata.kernelspec = KERNELSPEC
     nb.metadata.language_info = {"name": "python"}
     for cell in nb.cells:
