@@ -36,6 +36,7 @@ _HOME = {
     "random_repair": "attacks",
     "compute_metrics": "evaluation",
     "evaluate": "evaluation",
+    "predict": "passes",
     "explain": "views.explain",
     "explain_folder": "views.explain",
     "export_onnx": "views.export",

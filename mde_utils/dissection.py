@@ -7,7 +7,7 @@ memory does not depend on the number of images, and two dissections of one netwo
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -17,10 +17,9 @@ from torch import Tensor, nn
 
 from mde_utils.activations import evaluating, tap
 from mde_utils.checkpoints import write_safetensors
-from mde_utils.data.loading import batches, chunks
 from mde_utils.depth_bins import DepthBins, depth_range, find_range
 from mde_utils.environment import progress
-from mde_utils.processes import add_in_order
+from mde_utils.passes import check_not_empty, forward, model_batches, name_of, sum_over
 from mde_utils.replay import check_map
 from mde_utils.selectivity import (
     EPS,
@@ -228,7 +227,6 @@ def dissect(
     bins=None,
     batch_size: int = 16,
     definition: str = "paper",
-    distributed: bool | None = None,
     grids: Mapping[str, tuple[int, ...]] | None = None,
 ) -> Dissection:
     """Average response of every unit of ``layers`` to each depth bin, over a data set.
@@ -243,19 +241,11 @@ def dissect(
             data set's own range, else the model's, else (with a warning) that of NYU.
         batch_size: images at a time; images of other sizes start a new batch.
         definition: ``"paper"`` or ``"reference"``.
-        distributed: split the batches over the processes of ``torch.distributed``; None = where it
-            is initialised. Every process gets the whole result, the same as one process alone
-            would.
         grids: how the tokens of transformer layers lie (see :func:`mde_utils.activations.tap`).
 
-    Raises:
-        ValueError: unknown layer or definition, an empty data set, or no valid depth in all of it;
-            ``distributed=True`` without an initialised ``torch.distributed``.
-        RuntimeError: another process failed; its message says which and why.
     """
     check_definition(definition)
-    if len(dataset) == 0:
-        raise ValueError("The data set is empty: there is nothing to dissect.")
+    check_not_empty(dataset)
     layers = [layers] if isinstance(layers, str) else list(layers)
     given = dict(bins) if isinstance(bins, Mapping) else None
     if given is not None:
@@ -270,31 +260,24 @@ def dissect(
     if given is None:
         span = find_range(dataset, model) if bins is None else depth_range(bins)
 
-    device = next((p.device for p in model.parameters()), torch.device("cpu"))
-    inputs = tuple(getattr(model, "input_names", ()))
-
     def bins_of(layer: str, units: int) -> DepthBins:
         return layer_bins(units, span) if given is None else given[layer]
 
     used: dict[str, DepthBins] = {}
 
-    def pool(chunk: range) -> Iterator[dict[tuple[str, str], Tensor]]:
+    def pool(_, batch: dict[str, Tensor]) -> dict[tuple[str, str], Tensor]:
         """A batch's sums and pixels, by what they are and layer."""
-        for _, batch in batches(dataset, chunk, batch_size, ("image", "depth", *inputs)):
-            batch = {k: v.to(device, non_blocking=True) for k, v in batch.items()}
-            model(batch["image"], **{k: batch[k] for k in inputs})
-            for k in layers if not used else ():  # a first forward tells the numbers of units
-                bins = bins_of(k, acts[k].shape[1])
-                assigned_bins(acts[k].shape[1], len(bins))  # refuses more bins than units
-                used[k] = bins
-            pooled = pool_layers({k: acts[k] for k in layers}, batch["depth"], used)
-            sums = {("sums", k): s for k, (s, _) in pooled.items()}
-            yield sums | {("pixels", k): n for k, (_, n) in pooled.items()}
+        forward(model, batch)
+        for k in layers if not used else ():  # a first forward tells the numbers of units
+            bins = bins_of(k, acts[k].shape[1])
+            assigned_bins(acts[k].shape[1], len(bins))  # refuses more bins than units
+            used[k] = bins
+        pooled = pool_layers({k: acts[k] for k in layers}, batch["depth"], used)
+        sums = {("sums", k): s for k, (s, _) in pooled.items()}
+        return sums | {("pixels", k): n for k, (_, n) in pooled.items()}
 
-    with evaluating(model), tap(model, layers, grids=grids) as acts:
-        totals = add_in_order(
-            pool, chunks(len(dataset), batch_size), distributed=distributed, desc="dissect"
-        )
+    with tap(model, layers, grids=grids) as acts:
+        totals = sum_over(model, dataset, pool, batch_size=batch_size, desc="dissect")
     sums = {k: totals["sums", k].cpu() for k in layers}
     result = Dissection(
         sums=sums,
@@ -302,10 +285,7 @@ def dissect(
         bins={k: bins_of(k, len(sums[k])) for k in layers},  # also where there was no forward
         images=len(dataset),
         definition=definition,
-        about={
-            "model": str(getattr(model, "name", type(model).__name__)),
-            "dataset": str(getattr(dataset, "name", type(dataset).__name__)),
-        },
+        about={"model": name_of(model), "dataset": name_of(dataset)},
     )
     if not any(counts.any() for counts in result.counts.values()):
         raise ValueError(
@@ -334,32 +314,23 @@ def response_spread(
     Returns:
         layer → (K, N_b) float64: the standard deviation, over the images that have pixels in the
         bin, of each image's mean response in it; NaN where there are fewer than two.
-
-    Raises:
-        ValueError: an empty data set, an unknown layer, or one of another number of units.
     """
-    if len(dataset) == 0:
-        raise ValueError("The data set is empty: there is nothing to measure.")
-    device = next((p.device for p in model.parameters()), torch.device("cpu"))
-    inputs = tuple(getattr(model, "input_names", ()))
-    fields = ("image", "depth", *inputs)
+    check_not_empty(dataset)
     totals = {k: torch.zeros(3, *sums[:, 1:].shape).double() for k, sums in dissection.sums.items()}
     bar = progress(total=len(dataset), desc="spread")
     with evaluating(model), tap(model, dissection.layers) as acts, bar:
-        for chunk in chunks(len(dataset), batch_size):
-            for _, batch in batches(dataset, chunk, batch_size, fields):
-                batch = {k: v.to(device, non_blocking=True) for k, v in batch.items()}
-                model(batch["image"], **{k: batch[k] for k in inputs})
-                for layer, sums in dissection.sums.items():
-                    check_map(layer, acts[layer], (), sums)
-                for i, depth in enumerate(batch["depth"].split(1)):
-                    one = {k: act[i : i + 1] for k, act in acts.items()}
-                    for k, part in pool_layers(one, depth, dissection.bins).items():
-                        sums, counts = fold_overflow(*part, dissection.definition)
-                        mean = torch.where(counts > 0, sums / counts, 0)
-                        there = (counts > 0).expand_as(mean)
-                        totals[k] += torch.stack([there, mean, mean.square()]).cpu()
-                bar.update(len(batch["depth"]))
+        for _, batch in model_batches(model, dataset, batch_size=batch_size):
+            forward(model, batch)
+            for layer, sums in dissection.sums.items():
+                check_map(layer, acts[layer], (), sums)
+            for i, depth in enumerate(batch["depth"].split(1)):
+                one = {k: act[i : i + 1] for k, act in acts.items()}
+                for k, part in pool_layers(one, depth, dissection.bins).items():
+                    sums, counts = fold_overflow(*part, dissection.definition)
+                    mean = torch.where(counts > 0, sums / counts, 0)
+                    there = (counts > 0).expand_as(mean)
+                    totals[k] += torch.stack([there, mean, mean.square()]).cpu()
+            bar.update(len(batch["depth"]))
     found = {}
     for layer, (n, total, squares) in totals.items():
         variance = (squares - total.square() / n) / (n - 1)

@@ -19,11 +19,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .activations import evaluating
 from .data import SparseSamples
-from .data.loading import batches, chunks
 from .depth_bins import find_range
-from .processes import add_in_order, rank_and_world
+from .passes import MIN_DEPTH, check_not_empty, forward, input_names, name_of, sum_over
+from .processes import rank_and_world
 from .stereo import photometric_error, stereo_transform, warp
 
 THRESHOLDS = {
@@ -35,7 +34,6 @@ THRESHOLDS = {
     "d1.10": 1.10,
 }
 ERRORS = ("rms", "rms_log", "rel", "sq_rel", "log10")
-MIN_DEPTH = 1e-3  # metres; predictions are raised to it, as the logarithms need
 BOUNDARY_THRESHOLDS = (0.25, 0.5, 1.0)  # of Sobel's magnitude, in metres (Hu et al., section 4.2)
 
 
@@ -419,26 +417,6 @@ def _median_scaled(pred: Tensor, target: Tensor, valid: Tensor) -> Tensor:
     return pred * torch.stack(ratios).view(-1, 1, 1, 1)
 
 
-def predict(model: nn.Module, image: Tensor, *, post_process: bool = False, **inputs) -> Tensor:
-    """Depth of `image` in metres.
-
-    Args:
-        image: (b, 3, h, w) RGB in [0, 1].
-        post_process: run the mirrored image too, and take `post_process_disparity` of both
-            disparities, 1 / depth. Predictions below 1 mm count as 1 mm then.
-        inputs: further inputs of the model; maps are mirrored with the image.
-    """
-    depth = model(image, **inputs)
-    if not post_process:
-        return depth
-    from .losses import post_process_disparity  # brings timm, which nothing else here needs
-
-    inputs = {name: x.flip(-1) if x.ndim == 4 else x for name, x in inputs.items()}
-    mirrored = model(image.flip(-1), **inputs).flip(-1)
-    depth, mirrored = (x.clamp(min=MIN_DEPTH) for x in (depth, mirrored))
-    return 1 / post_process_disparity(1 / depth, 1 / mirrored)
-
-
 @contextmanager
 def swapped_halves(model: nn.Module) -> Iterator[None]:
     """Within it, the model is shown the lower half of each picture above the upper one, and its map
@@ -494,79 +472,56 @@ def evaluate(
     *,
     protocol: str | Sequence[str] = "imde",
     batch_size: int = 16,
-    device: torch.device | str | None = None,
     cap: float | None = None,
     boundaries: bool = False,
     post_process: bool = False,
-    distributed: bool | None = None,
 ) -> dict[str, float] | dict[str, dict[str, float]]:
     """Metrics of a model on a data set.
 
     Args:
-        model: maps `image`, and what its `input_names` list, to metres (b, 1, h, w). It runs in
-            evaluation mode; its modes are put back.
+        model: maps `image`, and what its `input_names` list, to metres (b, 1, h, w).
         dataset: a length, and items by index: `image` (3, h, w), `depth` (1, h', w') in metres.
             Sizes may differ between items. Where an item is a window of a larger frame, its
             `frame` says which (see `image_metrics`): some protocols crop the full frame.
         protocol: a key of `PROTOCOLS`, or several, all on the same predictions.
-        device: where to run; by default where the model is. The model is moved there.
         cap: farthest depth in metres that counts, where the protocol has a cap; by default the
             end of the data set's `depth_range`, else of the model's, else (with a warning) NYU's.
         boundaries: add boundary precision, recall and F1 (`boundary_metrics`), at the ground
             truth's size. Each is the mean over the images where it is defined, NaN if none is: so
             precision leaves out images in which no boundary is predicted; F1 counts them as 0.
-        post_process: see `predict`.
-        distributed: split the batches over the processes of ``torch.distributed``; None = where it
-            is initialised. Every process gets the whole result, the same as one process alone
-            would.
+        post_process: see `passes.forward`.
 
     Returns:
         the metrics of `compute_metrics`, averaged over images, and `n`, the number of images
         used. Images without a valid pixel are left out, with a warning. For several protocols:
         name → that.
-
-    Raises:
-        ValueError: unknown protocol or none, empty data set, no valid pixel at all, a
-            prediction that is not finite or not (b, 1, h, w); ``distributed=True`` without an
-            initialised ``torch.distributed``.
-        RuntimeError: another process failed; its message says which and why.
     """
     protocols = [protocol] if isinstance(protocol, str) else list(dict.fromkeys(protocol))
     if not protocols:
         raise ValueError(f"No protocol was given. Known protocols: {', '.join(PROTOCOLS)}.")
     capped = [name for name in protocols if _protocol(name).capped]
+    check_not_empty(dataset)
     check_metric(model, protocols)
-    rank, _ = rank_and_world(distributed)
     if capped and cap is None:
         cap = find_range(dataset, model)[1]
-    if len(dataset) == 0:
-        raise ValueError("The data set is empty: there is nothing to evaluate.")
-    device = _device(model, device)
-    inputs = tuple(getattr(model, "input_names", ()))
 
-    def measure(chunk: range) -> Iterator[dict[tuple[str, str], Tensor]]:
+    def measure(names: list[str], batch: dict[str, Tensor]) -> dict[tuple[str, str], Tensor]:
         """(protocol, metric) → its sum over a batch's images, and over how many it is defined."""
-        fields = ("image", "depth", *inputs)
-        for names, batch in batches(dataset, chunk, batch_size, fields, optional=["frame"]):
-            frame = batch.get("frame")  # not on the device: only its numbers are needed
-            batch = {key: value.to(device, non_blocking=True) for key, value in batch.items()}
-            extra = {key: batch[key] for key in inputs}
-            pred = predict(model, batch["image"], post_process=post_process, **extra)
-            options = {"cap": cap, "boundaries": boundaries, "names": names, "frame": frame}
-            sums = {}
-            for name in protocols:
-                read = pred
-                if PROTOCOLS[name].max_depth and hasattr(model, "remapped"):
-                    read = model.remapped(pred, max_depth=PROTOCOLS[name].max_depth)
-                means = image_metrics(read, batch["depth"], protocol=name, **options)
-                for key, value in means.items():
-                    defined = value.isnan().logical_not()
-                    total = torch.where(defined, value, 0.0).sum()
-                    sums[name, key] = torch.stack([total, defined.sum().to(total)])
-            yield sums
+        pred = forward(model, batch, post_process=post_process)
+        options = {"cap": cap, "boundaries": boundaries, "frame": batch.get("frame")}
+        sums = {}
+        for name in protocols:
+            read = pred
+            if PROTOCOLS[name].max_depth and hasattr(model, "remapped"):
+                read = model.remapped(pred, max_depth=PROTOCOLS[name].max_depth)
+            means = image_metrics(read, batch["depth"], protocol=name, names=names, **options)
+            for key, value in means.items():
+                defined = value.isnan().logical_not()
+                total = torch.where(defined, value, 0.0).sum()
+                sums[name, key] = torch.stack([total, defined.sum().to(total)])
+        return sums
 
-    with evaluating(model):
-        totals = add_in_order(measure, chunks(len(dataset), batch_size), distributed=distributed)
+    totals = sum_over(model, dataset, measure, batch_size=batch_size, optional=["frame"])
     results = {}
     for name in protocols:
         sums = {key: value.tolist() for (p, key), value in totals.items() if p == name}
@@ -576,7 +531,7 @@ def evaluate(
                 f"None of {len(dataset)} images has a valid pixel under {describe_protocol(name)}"
                 f"{'' if cap is None else f' (cap {cap:g} m)'}. Is the depth in metres?"
             )
-        if used < len(dataset) and rank == 0:
+        if used < len(dataset) and rank_and_world()[0] == 0:
             warnings.warn(
                 f"{len(dataset) - used} of {len(dataset)} images have no valid pixel under "
                 f"protocol {name} and were left out; n counts the others.",
@@ -589,55 +544,27 @@ def evaluate(
     return results[protocol] if isinstance(protocol, str) else results
 
 
-def photometric(
-    model: nn.Module,
-    dataset,
-    *,
-    batch_size: int = 16,
-    device: torch.device | str | None = None,
-    distributed: bool | None = None,
-) -> float:
+def photometric(model: nn.Module, dataset, *, batch_size: int = 16) -> float:
     """How well a model explains pairs: the mean `photometric_error` of the other picture, warped
     by the model's metres, over all pixels and images. Lower is better. No ground truth is needed;
     nor is this a measure of depth: where nothing has texture all depths explain the picture, and
     what one camera alone sees none does.
 
     Args:
-        model, batch_size, device, distributed: as in `evaluate`.
         dataset: items with `image` and `right` (3, h, w), `intrinsics`, `baseline`.
-
-    Raises:
-        ValueError, RuntimeError: as `evaluate`; items that are no pairs.
     """
-    if len(dataset) == 0:
-        raise ValueError("The data set is empty: there is nothing to evaluate.")
     check_metric(model)
-    device = _device(model, device)
-    inputs = tuple(getattr(model, "input_names", ()))
-    fields = ("image", "right", "intrinsics", "baseline", *inputs)
 
-    def measure(chunk: range) -> Iterator[dict[str, Tensor]]:
-        for names, batch in batches(dataset, chunk, batch_size, fields):
-            batch = {key: value.to(device, non_blocking=True) for key, value in batch.items()}
-            image, transform = batch["image"], stereo_transform(batch["baseline"].float())
-            pred = model(image, **{key: batch[key] for key in inputs})
-            pred = to_size(pred, image[:, :1], names)
-            picture, _ = warp(batch["right"], pred, batch["intrinsics"], transform)
-            error = photometric_error(picture, image).mean((1, 2, 3))
-            yield {"error": error.double().sum()}
+    def measure(names: list[str], batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        image, transform = batch["image"], stereo_transform(batch["baseline"].float())
+        pred = to_size(forward(model, batch), image[:, :1], names)
+        picture, _ = warp(batch["right"], pred, batch["intrinsics"], transform)
+        error = photometric_error(picture, image).mean((1, 2, 3))
+        return {"error": error.double().sum()}
 
-    with evaluating(model):
-        total = add_in_order(measure, chunks(len(dataset), batch_size), distributed=distributed)
+    fields = ("right", "intrinsics", "baseline")
+    total = sum_over(model, dataset, measure, batch_size=batch_size, fields=fields)
     return total["error"].item() / len(dataset)
-
-
-def _device(model: nn.Module, device: torch.device | str | None) -> torch.device | str:
-    """Where to run: where the model is, or there, with the model."""
-    if device is not None:
-        model.to(device)
-        return device
-    parameter = next(model.parameters(), None)
-    return torch.device("cpu") if parameter is None else parameter.device
 
 
 def completion_curve(
@@ -670,7 +597,7 @@ def completion_curve(
     """
     from .models.cspn import NoSparseDepth  # brings timm, which nothing else here needs
 
-    if "sparse_depth" not in getattr(model, "input_names", ()):
+    if "sparse_depth" not in input_names(model):
         raise TypeError(f"{type(model).__name__} takes no sparse_depth (see its input_names).")
     if not samples or len(dataset) == 0:
         raise ValueError("completion_curve needs images, and numbers of samples.")
@@ -700,7 +627,7 @@ def check_metric(model: nn.Module, protocols: Sequence[str] = ()) -> None:
     if scale == "metric" or (scale == "up to scale" and scaled):
         return
     raise ValueError(
-        f"The depth of {getattr(model, 'name', type(model).__name__)} is known {scale}, not in "
+        f"The depth of {name_of(model)} is known {scale}, not in "
         "metres, and cannot be compared with metres. Give adapt the unit if you know it"
         + (
             "; or choose a protocol that scales by the median, epc-nyu."

@@ -8,8 +8,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .models.epcdepth import TRAINED_BASELINE, disparity_to_depth
-from .stereo import photometric_error, stereo_transform, warp
+from .stereo import (
+    TRAINED_BASELINE,
+    disparity_to_depth,
+    photometric_error,
+    stereo_transform,
+    warp,
+)
 
 __all__ = [
     "balanced_loss",

@@ -13,11 +13,12 @@ import warnings
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import cv2
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+TRAINED_BASELINE = 0.1  # the distance of the cameras in EPCDepth's unit of depth
+NEAREST, FARTHEST = 0.1, 100.0  # in that unit
 
 SSIM_WEIGHT = 0.85
 C1, C2 = 0.01**2, 0.03**2  # SSIM's constants for a range of 1
@@ -44,6 +45,26 @@ ROW_TOLERANCE = 1.0  # pixels
 
 
 # ---- geometry -----------------------------------------------------------------------------
+
+
+def disparity_to_depth(
+    sigma: Tensor, *, min_depth: float = NEAREST, max_depth: float = FARTHEST
+) -> Tensor:
+    """Depth 1 / s of EPCDepth's disparity, s = 1/max + (1/min - 1/max) · sigma.
+
+    Args:
+        sigma: the network's sigmoid, any shape, in (0, 1).
+        min_depth, max_depth: depth at 1 and at 0, in any unit. The publication trains with the
+            defaults, where the cameras are 0.1 apart, and evaluates on NYU with `max_depth=10`:
+            another curve, not another scale.
+    """
+    if not 0 < min_depth < max_depth:
+        raise ValueError(
+            f"Depth needs 0 < min_depth < max_depth; got min_depth={min_depth!r}, "
+            f"max_depth={max_depth!r}."
+        )
+    far, near = 1 / max_depth, 1 / min_depth
+    return 1 / (far + (near - far) * sigma)
 
 
 def stereo_transform(baseline: Tensor) -> Tensor:
@@ -196,6 +217,9 @@ def matched_disparity(left: Tensor, right: Tensor, *, reverse: bool = False) -> 
 
     reverse: the other camera stands to the left.
     """
+    import cv2  # which the depth networks do without
+    import numpy as np
+
     _check_pictures(left, right)
     height, width = left.shape[-2:]
     ranges = sorted({16 * math.ceil(n * width / RANGES_WIDTH / 16) for n in RANGES})
@@ -435,6 +459,8 @@ def _check_calibration(focal, baseline, offset, name: str = "this pair") -> None
 
 def _keypoints(image: Tensor) -> tuple[Tensor, Tensor]:
     """SIFT's points (n, 2), x and y, and their descriptors (n, 128)."""
+    import cv2
+
     grey = (image.float().mean(0) * 255).round().clamp(0, 255).byte().cpu().numpy()
     points, descriptors = cv2.SIFT_create(nfeatures=1000, contrastThreshold=0.02).detectAndCompute(
         grey, None

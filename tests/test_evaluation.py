@@ -25,12 +25,10 @@ from mde_utils.evaluation import (
     evaluate,
     image_metrics,
     photometric,
-    predict,
     swapped_halves,
 )
-from mde_utils.losses import post_process_disparity
 from mde_utils.models import build_model
-from mde_utils.models.epcdepth import disparity_to_depth
+from mde_utils.stereo import disparity_to_depth
 
 KEYS = {"d1", "d2", "d3", "d1.02", "d1.05", "d1.10", "rms", "rms_log", "rel", "sq_rel", "log10"}
 
@@ -491,7 +489,6 @@ def test_clear_errors_of_protocols_and_boundaries(call, says):
             ),
             "prediction for b.png holds NaN",
         ),
-        (lambda: evaluate(Fixed(), random_items(1), distributed=True), "accelerate launch"),
         (lambda: evaluate(nn.Flatten(), random_items(2), cap=10.0), r"\(b, 1, h, w\)"),
         (lambda: evaluate(Fixed(), [{"image": torch.rand(3, 2, 2)}], cap=1.0), "no 'depth'"),
         (
@@ -547,9 +544,6 @@ def _evaluate_in_one_of_two(rank, address, expected):
         warnings.simplefilter("ignore")
         # As text, for one of them is NaN.
         assert repr(evaluate_split(BOTH, boundaries=True)) == repr(expected[BOTH])
-    if rank == 1:
-        with pytest.warns(UserWarning, match="1 of 11 images"):
-            assert evaluate_split(SPLITS[0], distributed=False) == expected[SPLITS[0]]
 
     broken = [item([[x]], [[1.0]], name=f"{x}.png") for x in (1.0, 2.0, math.nan, 4.0)]
     error = ValueError if rank else RuntimeError
@@ -827,37 +821,6 @@ def test_kittis_metres_are_the_baselines(epcdepth):
     expected = image_metrics(5.4 / (0.01 + 9.99 * sigma), depth, protocol="epc-kitti", cap=80.0)
     found = evaluate(epcdepth, [x], protocol="epc-kitti", cap=80.0)
     assert found["rms"] == pytest.approx(expected["rms"].item(), rel=1e-5)
-
-
-@torch.no_grad()
-def test_post_processing_asks_the_mirrored_image_too(epcdepth):
-    image = torch.rand(2, 3, 64, 96)
-    mirrored = epcdepth(image.flip(-1)).flip(-1)
-    expected = 1 / post_process_disparity(1 / epcdepth(image), 1 / mirrored)
-    found = predict(epcdepth, image, post_process=True)
-    torch.testing.assert_close(found, expected)
-    assert torch.equal(predict(epcdepth, image), epcdepth(image))
-    torch.testing.assert_close(predict(epcdepth, image.flip(-1), post_process=True).flip(-1), found)
-    items = [{"image": x, "depth": torch.full((1, 64, 96), 3.0)} for x in image]
-    rels = [evaluate(epcdepth, items, cap=80.0, post_process=p)["rel"] for p in (False, True)]
-    target = torch.full((2, 1, 64, 96), 3.0)
-    for pred, rel in zip((epcdepth(image), found), rels, strict=True):
-        wanted = image_metrics(pred, target, cap=80.0)["rel"].mean().item()
-        assert rel == pytest.approx(wanted, rel=1e-5)
-    assert rels[0] != rels[1]
-
-
-def test_maps_are_mirrored_with_the_image():
-    class Echo(nn.Module):
-        input_names = ("sparse_depth", "focal")
-
-        def forward(self, image, sparse_depth, focal):
-            return image[:, :1] + sparse_depth * focal.view(-1, 1, 1, 1)
-
-    inputs = {"sparse_depth": torch.rand(1, 1, 4, 8), "focal": torch.tensor([2.0])}
-    image = torch.rand(1, 3, 4, 8)
-    found = predict(Echo(), image, post_process=True, **inputs)
-    torch.testing.assert_close(found, Echo()(image, **inputs))
 
 
 class Metres(nn.Module):

@@ -25,8 +25,7 @@ from mde_utils.losses import (
     stereo_loss,
     stereo_loss_terms,
 )
-from mde_utils.models.epcdepth import disparity_to_depth
-from mde_utils.stereo import depth_hints, stereo_transform, warp
+from mde_utils.stereo import depth_hints, disparity_to_depth, stereo_transform, warp
 
 
 def depth(*shape, seed=0, dtype=torch.float64):

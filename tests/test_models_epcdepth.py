@@ -16,12 +16,8 @@ from mde_utils.activations import edit, tap
 from mde_utils.checkpoints import load_weights, save_weights
 from mde_utils.dissection import dissect
 from mde_utils.models import build_model
-from mde_utils.models.epcdepth import (
-    PUBLISHED_BACKBONES,
-    RSU,
-    disparity_to_depth,
-    mirrored,
-)
+from mde_utils.models.epcdepth import PUBLISHED_BACKBONES, RSU, mirrored
+from mde_utils.stereo import disparity_to_depth
 
 # name -> parameters, tensors and SHA-256 of the sorted lines "key [shape]" of the original modules.
 ORIGINALS = {
@@ -182,23 +178,6 @@ def test_depth_needs_no_head_on_the_encoder(small):
         assert not acts, "forward ran them"
         assert torch.equal(bare(image), depth)
         torch.testing.assert_close(bare.disparities(image), small.disparities(image)[:5])
-
-
-@given(st.floats(0, 1), st.floats(0.01, 1), st.floats(1.5, 200))
-def test_disparity_to_depth(sigma, near, far):
-    sigma = torch.tensor(sigma, dtype=torch.float64)
-    depth = disparity_to_depth(sigma, min_depth=near, max_depth=far)
-    assert near * (1 - 1e-9) <= depth <= far * (1 + 1e-9)
-    torch.testing.assert_close(1 / depth, (1 - sigma) / far + sigma / near)
-
-
-def test_disparity_to_depth_as_published():
-    sigma = torch.tensor([0.0, 0.5, 1.0])
-    torch.testing.assert_close(disparity_to_depth(sigma), 1 / (0.01 + 9.99 * sigma))
-    nyu = disparity_to_depth(sigma, max_depth=10)
-    torch.testing.assert_close(nyu, torch.tensor([10, 1 / 5.05, 0.1]))
-    with pytest.raises(ValueError, match="min_depth=10.*max_depth=1"):
-        disparity_to_depth(sigma, min_depth=10, max_depth=1)
 
 
 # ---------------------------------------------------------------------------- blocks

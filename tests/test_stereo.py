@@ -3,6 +3,7 @@
 import math
 import warnings
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -21,6 +22,7 @@ from mde_utils.stereo import (
     check_pair,
     data_graft,
     depth_hints,
+    disparity_to_depth,
     matched_disparity,
     photometric_error,
     stereo_transform,
@@ -38,6 +40,23 @@ def pair(request):
     batch = {name: value[None] for name, value in item.items()}
     batch["depth"] = torch.where(batch["depth"] > 0, batch["depth"], 1e4)
     return batch | {"baseline": torch.tensor([baseline])}
+
+
+@given(st.floats(0, 1), st.floats(0.01, 1), st.floats(1.5, 200))
+def test_disparity_to_depth(sigma, near, far):
+    sigma = torch.tensor(sigma, dtype=torch.float64)
+    depth = disparity_to_depth(sigma, min_depth=near, max_depth=far)
+    assert near * (1 - 1e-9) <= depth <= far * (1 + 1e-9)
+    torch.testing.assert_close(1 / depth, (1 - sigma) / far + sigma / near)
+
+
+def test_disparity_to_depth_as_published():
+    sigma = torch.tensor([0.0, 0.5, 1.0])
+    torch.testing.assert_close(disparity_to_depth(sigma), 1 / (0.01 + 9.99 * sigma))
+    nyu = disparity_to_depth(sigma, max_depth=10)
+    torch.testing.assert_close(nyu, torch.tensor([10, 1 / 5.05, 0.1]))
+    with pytest.raises(ValueError, match="min_depth=10.*max_depth=1"):
+        disparity_to_depth(sigma, min_depth=10, max_depth=1)
 
 
 def focal(batch):
@@ -285,8 +304,6 @@ def test_hints_do_not_lean_to_one_side(pair):
 
 
 def test_hints_take_the_ranges_in_proportion_to_the_width(monkeypatch):
-    from mde_utils import stereo
-
     asked = []
 
     def create(**options):
@@ -294,8 +311,8 @@ def test_hints_take_the_ranges_in_proportion_to_the_width(monkeypatch):
         assert (options["P1"], options["P2"], options["uniquenessRatio"]) == (36, 288, 10)
         return made(**options)
 
-    made = stereo.cv2.StereoSGBM_create
-    monkeypatch.setattr(stereo.cv2, "StereoSGBM_create", create)
+    made = cv2.StereoSGBM_create
+    monkeypatch.setattr(cv2, "StereoSGBM_create", create)
     published = [(block, count) for block in (1, 2, 3) for count in (64, 96, 128, 160)]
     depth_hints(*torch.rand(2, 3, 16, 1024), focal=600, baseline=0.5)
     assert asked == published

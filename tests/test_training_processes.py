@@ -180,7 +180,7 @@ def run_normalised(rank, config):
     _, frame, _ = run(rank, config, model=net(), val=val)
     model = net(5).to(memory_format=torch.channels_last)  # as in training, for the same rounding
     load_weights(model, Path(config.run_dir) / "best.safetensors")
-    metrics = evaluate(model, val, distributed=False)
+    metrics = evaluate(model, val)
     return frame, {f"val_{key}": value for key, value in metrics.items()}
 
 

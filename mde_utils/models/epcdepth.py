@@ -14,6 +14,7 @@ from timm.models.resnet import ResNet
 from torch import Tensor, nn
 
 from ..depth_bins import depth_range as range_of
+from ..stereo import FARTHEST, NEAREST, TRAINED_BASELINE, disparity_to_depth
 from .backbones import resnet_maps, timm_model
 from .base import DepthModel
 
@@ -22,37 +23,12 @@ WIDTH = 256  # units of the decoder's first stage in the publication
 DEMO_WIDTH = 64  # over other backbones, which are mostly small ones
 STAGES = (5, 4, 3, 2, 1)  # stage n works at 1/2^(n-1) of the image
 
-TRAINED_BASELINE = 0.1  # the distance of the cameras in the network's unit of depth
-MIN_DEPTH, MAX_DEPTH = 0.1, 100.0  # in that unit
 KITTI_BASELINE = 0.54  # metres
 OUTPUT_SCALES = (0, 1, 2, -1)
 DECODERS = ("rsu", "plain")
 
 # The publication's backbones in timm's words, with the weights that it started from.
 PUBLISHED_BACKBONES = {f"resnet{n}": f"resnet{n}.tv_in1k" for n in (18, 34, 50, 101, 152)}
-
-
-def disparity_to_depth(
-    sigma: Tensor, *, min_depth: float = MIN_DEPTH, max_depth: float = MAX_DEPTH
-) -> Tensor:
-    """Depth 1 / s of the network's disparity, s = 1/max + (1/min - 1/max) · sigma.
-
-    Args:
-        sigma: the network's sigmoid, any shape, in (0, 1).
-        min_depth, max_depth: depth at 1 and at 0, in any unit. The publication trains with the
-            defaults, where the cameras are 0.1 apart, and evaluates on NYU with `max_depth=10`:
-            another curve, not another scale.
-
-    Raises:
-        ValueError: not 0 < min_depth < max_depth.
-    """
-    if not 0 < min_depth < max_depth:
-        raise ValueError(
-            f"Depth needs 0 < min_depth < max_depth; got min_depth={min_depth!r}, "
-            f"max_depth={max_depth!r}."
-        )
-    far, near = 1 / max_depth, 1 / min_depth
-    return 1 / (far + (near - far) * sigma)
 
 
 # ---------------------------------------------------------------------------- encoder
@@ -401,7 +377,7 @@ class EPCDepth(DepthModel):
 
     def remapped(self, depth: Tensor, *, max_depth: float) -> Tensor:
         """The depth of `forward` as it would be with this `max_depth` of `disparity_to_depth`."""
-        far, near = 1 / MAX_DEPTH, 1 / MIN_DEPTH
+        far, near = 1 / FARTHEST, 1 / NEAREST
         sigma = (self.metres_per_unit / depth - far) / (near - far)
         return disparity_to_depth(sigma, max_depth=max_depth) * self.metres_per_unit
 
