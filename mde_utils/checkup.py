@@ -155,8 +155,8 @@ def _weights() -> tuple:
     try:
         files = [shipped_weights("meter_xxs", variant) for variant in ("baseline", "assign")]
     except FileNotFoundError as error:
-        found, _, remedy = str(error).partition(". They come")
-        return "trained networks", found, "fix", f"they come{remedy}"
+        found, _, remedy = str(error).partition(". ")
+        return "trained networks", found, "fix", remedy
     return "trained networks", ", ".join(file.stem for file in files), "ok", ""
 
 

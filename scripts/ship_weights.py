@@ -1,4 +1,4 @@
-"""Takes a finished run into data/weights, with its config and its numbers on the test rooms.
+"""Takes a finished run into mde_utils/weights, with its config and its numbers on the test rooms.
 
 python scripts/ship_weights.py runs/NAME VARIANT
 """
@@ -7,11 +7,12 @@ import argparse
 import json
 from pathlib import Path
 
-from notebook_tools import ROOT, write_text
+from notebook_tools import write_text
 
 from mde_utils import build_model, dissect, evaluate, load_dataset, save_weights
 from mde_utils.checkpoints import read_metadata
 from mde_utils.environment import versions
+from mde_utils.models import WEIGHTS
 from mde_utils.training import TrainConfig
 
 TEST_ROOMS = 654
@@ -41,7 +42,7 @@ def main():
         },
         "versions": versions(),
     }
-    path = ROOT / "data" / "weights" / f"{config.model}_rooms_{arguments.variant}.safetensors"
+    path = WEIGHTS / f"{config.model}_rooms_{arguments.variant}.safetensors"
     save_weights(model, path, metadata=about)
     write_text(path.with_suffix(".json"), json.dumps(about, indent=2, ensure_ascii=False) + "\n")
     print(json.dumps(about["test"], indent=2))

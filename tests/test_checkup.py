@@ -182,16 +182,10 @@ def test_little_memory(monkeypatch):
     assert found.startswith("2 of 16") and state == "fix" and "batch_size" in remedy
 
 
-def test_trained_networks_absent(monkeypatch):
-    def absent(name, variant):
-        raise FileNotFoundError("No shipped weights 'x' in y. They come with a checkout; train.")
-
-    monkeypatch.setattr(checkup, "shipped_weights", absent)
-    assert finding("trained networks") == (
-        "No shipped weights 'x' in y",
-        "fix",
-        "they come with a checkout; train.",
-    )
+def test_trained_networks_absent(monkeypatch, tmp_path):
+    monkeypatch.setattr("mde_utils.models.WEIGHTS", tmp_path)
+    found, state, remedy = finding("trained networks")
+    assert str(tmp_path) in found and state == "fix" and "Copy the package" in remedy
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ by_name = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 
 # Each may import its own layer and the ones before it (design: "dependencies point one way").
 LAYERS = (
-    {"data", "models", "depth_bins", "environment", "files", "processes", "stereo"},
+    {"checks", "data", "models", "depth_bins", "environment", "files", "processes", "stereo"},
     {"selectivity", "activations", "replay", "losses", "checkpoints", "passes"},
     {
         "training",

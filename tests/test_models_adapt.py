@@ -118,7 +118,7 @@ def test_a_field_is_asked_for_and_read(fn, field, says):
         ({**METRES, "unit": 0}, "above 0"),
         ({**METRES, "centres": [1]}, "centres"),
         ({**METRES, "output": "logits"}, "centres"),
-        ({**METRES, "taps": ["bakbone"]}, "no layer 'bakbone'"),
+        ({**METRES, "taps": ["bakbone"]}, "Unknown layer of Gives 'bakbone'"),
         ({**METRES, "tokens": {"x": 4}}, "tokens names 'x', which taps lacks"),
     ],
 )

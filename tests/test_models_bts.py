@@ -436,8 +436,8 @@ def test_freezing_holds_the_first_convolution_and_the_encoders_norms():
 @pytest.mark.parametrize(
     "name, options, says",
     [
-        ("bts_resnet5", {}, "no backbone 'resnet5'.*Near: bts_resnet50"),
-        ("bts_", {}, "no backbone ''.*bts_<timm name>"),
+        ("bts_resnet5", {}, "Unknown backbone.*bts_resnet5'.*'bts_resnet50'"),
+        ("bts_", {}, "Unknown backbone.*bts_<timm name>"),
         ("bts_resnet18.tv_in22k", {}, "no weights 'resnet18.tv_in22k'.*resnet18.tv_in1k"),
         ("bts_vit_tiny_patch16_224", {}, "BTS takes maps at strides 2, 4, 8, 16 and 32, but"),
         ("bts_convnext_atto", {}, "has 4, 8, 16, 32.*bts_resnet18"),

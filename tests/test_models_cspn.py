@@ -418,7 +418,7 @@ def test_sparse_depth_that_will_not_do(small, sparse, error, says):
 @pytest.mark.parametrize(
     "name, options, says",
     [
-        ("cspn_resnet5", {}, "no backbone 'resnet5'.*Near: cspn_resnet50"),
+        ("cspn_resnet5", {}, "Unknown backbone.*cspn_resnet5'.*'cspn_resnet50'"),
         ("cspn_mobilenetv3_small_050", {}, "encoder is a ResNet, .* is a MobileNetV3"),
         ("cspn_test_resnet", {"anchor": "none"}, "Unknown anchor 'none'"),
         ("cspn_test_resnet", {"normalisation": "none"}, "Known: imagenet, wrapped"),

@@ -266,13 +266,13 @@ def test_offline_imagenet_says_how_to_go_on(monkeypatch):
 @pytest.mark.parametrize(
     "name, says",
     [
-        ("mff_resnet5", "no backbone 'resnet5'.*Near: mff_resnet50"),
-        ("mff_", "no backbone ''.*timm.list_models"),
+        ("mff_resnet5", "Unknown backbone.*mff_resnet5'.*'mff_resnet50'"),
+        ("mff_", "Unknown backbone.*timm.list_models"),
         ("mff_resnet18.tv_in22k", "no weights 'resnet18.tv_in22k'.*resnet18.tv_in1k"),
         ("mff_vit_tiny_patch16_224", "strides 4, 8, 16 and 32, but .* has 16, 16, 16"),
         ("mff_swin_tiny_patch4_window7_224", "224x224 only"),
         ("mff_mambaout_femto", "NHWC, not NCHW"),
-        ("mf_resnet50", "Known models: .*mff_<timm name>.*Did you mean 'mff_resnet50'"),
+        ("mf_resnet50", "Did you mean 'mff_resnet50'.*Known: .*mff_<timm name>"),
     ],
 )
 def test_backbones_that_will_not_do(name, says):
@@ -281,7 +281,7 @@ def test_backbones_that_will_not_do(name, says):
 
 
 def test_options_are_refused():
-    with pytest.raises(TypeError, match="Unknown option 'dataset' of mff_resnet18.*weights"):
+    with pytest.raises(TypeError, match="Unknown option of mff_resnet18 'dataset'.*weights"):
         build_model("mff_resnet18", dataset="nyu")
 
 

@@ -1,9 +1,11 @@
 """The small networks that come with the suite do what their papers say."""
 
 import json
+from pathlib import Path
 
 import pytest
 
+import mde_utils
 from mde_utils.checkpoints import read_metadata
 from mde_utils.data import load_dataset
 from mde_utils.dissection import dissect
@@ -40,3 +42,16 @@ def test_they_predict_depth_and_one_is_selective(rooms):
         )
         selectivity[variant] = dissect(model, rooms, ["dec_2"]).mean("dec_2")
     assert selectivity["assign"] > selectivity["baseline"] + 0.1
+
+
+def test_a_copy_of_the_package_without_them_says_so(monkeypatch, tmp_path):
+    monkeypatch.setattr("mde_utils.models.WEIGHTS", tmp_path)
+    with pytest.raises(FileNotFoundError, match="not whole.*weights=") as refusal:
+        build_model("meter_xxs", weights="rooms")
+    assert str(tmp_path) in str(refusal.value)
+
+
+def test_they_lie_in_the_package():
+    package = Path(mde_utils.__file__).parent
+    assert shipped_weights("meter_xxs").is_relative_to(package)
+    assert '"weights/*"' in (package.parent / "pyproject.toml").read_text()

@@ -19,11 +19,12 @@ from pathlib import Path
 
 from torch.utils.data import Dataset
 
+from ..checks import unknown
 from .cache import CachedDataset, cache_root
 from .hints import WithHints
 from .loading import collate
 from .sparse import SparseSamples
-from .transforms import AUGMENTATIONS, unknown
+from .transforms import AUGMENTATIONS
 
 __all__ = [
     "AUGMENTATIONS",

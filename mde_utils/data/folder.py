@@ -24,6 +24,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ..checks import unknown
 from ..depth_bins import depth_range as checked_range
 from .cache import CachedDataset
 from .reading import (
@@ -39,7 +40,7 @@ from .reading import (
     resize_depth,
     resize_image,
 )
-from .transforms import resolve_augmentation, unknown
+from .transforms import resolve_augmentation
 
 SPLITS = ("train", "val", "test", "all")
 IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")

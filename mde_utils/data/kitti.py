@@ -25,6 +25,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..checks import unknown
 from .cache import CachedDataset
 from .reading import (
     KAGGLE_INPUT,
@@ -40,7 +41,7 @@ from .reading import (
     resize_image,
     search,
 )
-from .transforms import resolve_augmentation, unknown
+from .transforms import resolve_augmentation
 
 SPLITS = ("train", "val", "test")
 GROUND_TRUTHS = ("improved", "velodyne")

@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from ..checks import unknown
 from .cache import CachedDataset
 from .kinect import intrinsics_matrix
 from .reading import (
@@ -35,7 +36,7 @@ from .reading import (
     resize_image,
     search,
 )
-from .transforms import resolve_augmentation, unknown
+from .transforms import resolve_augmentation
 
 KAGGLE_HANDLE = "soumikrakshit/nyu-depth-v2/versions/1"  # pinned: cached means no network
 MARKER = "nyu2_train.csv"

@@ -21,10 +21,11 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from ..checks import unknown
 from .cache import CachedDataset
 from .furniture import Dice
 from .render import Camera, render
-from .transforms import OF_PAIRS, unknown
+from .transforms import OF_PAIRS
 
 
 class World(NamedTuple):

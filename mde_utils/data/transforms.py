@@ -14,13 +14,14 @@ moves along; a rotated item has none.
 
 from __future__ import annotations
 
-import difflib
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 import torch
 from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms.v2 import functional as tvf
+
+from ..checks import unknown
 
 _SMOOTH = ("image", "right")
 _NEAREST = ("depth", "hint", "sparse_depth", "normal", "label")
@@ -329,14 +330,6 @@ def resolve_augmentation(augment: str | Callable | None) -> Callable[[dict], dic
     if augment not in AUGMENTATIONS:
         raise ValueError(unknown("augmentation", augment, AUGMENTATIONS))
     return AUGMENTATIONS[augment]
-
-
-def unknown(what: str, given: object, known: Iterable[str]) -> str:
-    """The message for a name that is not known: what was given, what is allowed, what is near."""
-    known = [*known]
-    near = difflib.get_close_matches(str(given), known, n=1)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
-    return f"Unknown {what} {given!r}.{hint} Known: {', '.join(known)}."
 
 
 def _check(item: dict, name: str) -> dict:

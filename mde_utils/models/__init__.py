@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import inspect
 from collections.abc import Callable
@@ -10,6 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from ..checkpoints import Published, fetch, load_weights
+from ..checks import unknown
 from .adapt import adapt
 from .base import DepthModel
 from .bts import BTS
@@ -28,6 +28,10 @@ MODELS: dict[str, Callable[..., DepthModel]] = {name: partial(METER, name) for n
     for family, network in FAMILIES.items()
     for name in (f"{family}_{backbone}" for backbone in network.backbones)
 }
+
+#: The suite's own weights, `<model>_<data>_<variant>`, and the data that they learned from.
+WEIGHTS = Path(__file__).resolve().parents[1] / "weights"
+SHIPPED = ("rooms", "streets")
 
 METER_REPOSITORY = "https://raw.githubusercontent.com/lorenzopapa5/METER/HEAD/models"
 
@@ -57,9 +61,9 @@ def build_model(
             another backbone of timm's, which must give maps of the publication's sizes
             (`mff_resnet18`, `mff_resnet18.a1_in1k`, `bts_mobilenetv3_small_100`).
         weights: None (random), `"imagenet"` (the backbone's, through timm), `"published"` (the
-            authors', downloaded once and checked), `"rooms"` (shipped with the suite), or a path
-            or URL of a checkpoint.
-        variant: which shipped weights, with `weights="rooms"`; `"baseline"` by default.
+            authors', downloaded once and checked), `"rooms"` or `"streets"` (the suite's own,
+            in the package), or a path or URL of a checkpoint.
+        variant: which of the suite's own; `"baseline"` by default.
         options: of the network; METER, BTS: `dataset="nyu" | "kitti"`, the convention of its
             weights; the others are those of the class.
 
@@ -74,21 +78,16 @@ def build_model(
     if make is None and family in FAMILIES and str(name) != family:
         make = partial(FAMILIES[family], name)  # which names near matches itself
     if make is None:
-        near = difflib.get_close_matches(str(name), MODELS, n=1)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
-        raise ValueError(
-            f"Unknown model {name!r}. Known models: "
-            f"{', '.join([*MODELS, *(f'{family}_<timm name>' for family in FAMILIES)])}.{hint}"
-        )
+        known = [*MODELS, *(f"{family}_<timm name>" for family in FAMILIES)]
+        raise ValueError(unknown("model", name, known))
     known = [key for key in inspect.signature(make).parameters if key != "name"]
     for key in options:
         if key not in known:
-            raise TypeError(
-                f"Unknown option {key!r} of {name}. Known options: "
-                f"{', '.join([*known, 'weights', 'variant'])}."
-            )
-    if variant is not None and weights != "rooms":
-        raise ValueError(f"variant={variant!r} picks shipped weights: it needs weights='rooms'.")
+            raise TypeError(unknown(f"option of {name}", key, [*known, "weights", "variant"]))
+    if variant is not None and weights not in SHIPPED:
+        raise ValueError(
+            f"variant={variant!r} picks shipped weights: it needs weights={' or '.join(SHIPPED)}."
+        )
 
     model = make(**options)
     if weights is None:
@@ -98,13 +97,11 @@ def build_model(
         return model
     if weights == "published":
         source = fetch(_published(model))
-    elif weights == "rooms":
-        source = shipped_weights(name, variant or "baseline")
+    elif weights in SHIPPED:
+        source = shipped_weights(name, variant or "baseline", data=weights)
     elif not Path(weights).suffix and not Path(weights).parent.name and not Path(weights).exists():
-        raise ValueError(
-            f"Unknown weights {weights!r} of {name}. Known: imagenet, published, rooms; or a path "
-            "or URL."
-        )
+        known = ("imagenet", "published", *SHIPPED, "a path", "a URL")
+        raise ValueError(unknown(f"weights of {name}", weights, known))
     else:
         source = weights
         _refuse_other_convention(model, source)
@@ -126,20 +123,16 @@ def _refuse_other_convention(model: DepthModel, source: str | Path) -> None:
             )
 
 
-def shipped_weights(name: str, variant: str = "baseline") -> Path:
-    """The file with the suite's own weights of `name`, trained on rooms.
-
-    Raises:
-        FileNotFoundError: not there; the message lists those that are.
-    """
-    folder = Path(__file__).resolve().parents[2] / "data" / "weights"
-    path = folder / f"{name}_rooms_{variant}.safetensors"
+def shipped_weights(name: str, variant: str = "baseline", *, data: str = "rooms") -> Path:
+    """The file with the suite's own weights of `name`, trained on the rendered `data`."""
+    path = WEIGHTS / f"{name}_{data}_{variant}.safetensors"
     if not path.is_file():
-        there = ", ".join(sorted(f.stem for f in folder.glob("*_rooms_*.safetensors"))) or "none"
+        there = sorted(file.stem for file in WEIGHTS.glob("*.safetensors"))
         raise FileNotFoundError(
-            f"No shipped weights {path.stem!r} (model {name!r}, variant {variant!r}) in {folder}. "
-            f"Shipped weights: {there}. They come with a checkout; otherwise run the notebook "
-            "02_train_meter and pass its best.safetensors as weights=."
+            unknown("shipped weights", path.stem, there)
+            if there
+            else f"No shipped weights in {WEIGHTS}: this copy of mde_utils is not whole. Copy the "
+            "package again with its folder weights, or pass a checkpoint's path as weights=."
         )
     return path
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..checks import unknown
 from .base import DepthModel
 
 OUTPUTS = ("depth", "inverse_depth", "disparity", "logits")
@@ -89,11 +89,8 @@ def adapt(
     paths = dict(module.named_modules())
     for path in taps.values():
         if path not in paths:
-            near = difflib.get_close_matches(path, paths, n=4)
-            raise ValueError(
-                f"{type(module).__name__} has no layer {path!r}."
-                + (f" Close: {', '.join(near)}." if near else " See module.named_modules().")
-            )
+            kind = f"layer of {type(module).__name__}"
+            raise ValueError(unknown(kind, path, (), among=paths) + " See module.named_modules().")
     tokens = {k: (0, v) if isinstance(v, int) else tuple(v) for k, v in (tokens or {}).items()}
     if stray := [layer for layer in tokens if layer not in taps]:
         raise ValueError(f"tokens names {stray[0]!r}, which taps lacks: {', '.join(taps)}.")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import http.client
 from collections.abc import Sequence
 
@@ -11,6 +10,8 @@ import torch
 from timm.layers import Format
 from timm.models.resnet import ResNet
 from torch import Tensor, nn
+
+from ..checks import unknown
 
 
 def timm_model(backbone: str, *, name: str, pretrained: bool = False, **options) -> nn.Module:
@@ -27,11 +28,10 @@ def timm_model(backbone: str, *, name: str, pretrained: bool = False, **options)
     """
     arch, family = backbone.split(".")[0], name.split("_")[0]
     if not timm.is_model(arch):
-        near = difflib.get_close_matches(arch, timm.list_models(), n=5)
+        among = (f"{family}_{model}" for model in timm.list_models())
         raise ValueError(
-            f"timm {timm.__version__} has no backbone {arch!r}, which {name!r} asks for. "
-            + (f"Near: {', '.join(f'{family}_{n}' for n in near)}. " if near else "")
-            + f"Names are {family}_<timm name>, as timm.list_models() gives them."
+            unknown(f"backbone of timm {timm.__version__}", f"{family}_{arch}", (), among=among)
+            + f" Names are {family}_<timm name>, as timm.list_models() gives them."
         )
     tags = timm.list_pretrained(f"{arch}.*")
     if backbone != arch and backbone not in tags:
