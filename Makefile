@@ -12,7 +12,7 @@ MDE_PROFILE ?= demo
 export MDE_PROFILE
 
 .DEFAULT_GOAL := help
-.PHONY: help env run test test-browser test-widgets lint bench notebooks badges clean
+.PHONY: help env run test test-browser test-widgets lint bench notebooks bundle badges clean
 
 PY := $(VENV)/bin/python
 RUN = $(PY) scripts/run_notebooks.py --at-once $(AT_ONCE) --silence $(SILENCE)
@@ -67,6 +67,9 @@ bench: $(INSTALLED)  ## every benchmark, in order; results land beside them
 
 notebooks: $(INSTALLED)  ## execute the notebooks in place, ready to commit
 	@$(RUN) --in-place
+
+bundle: $(INSTALLED)  ## dist/mde-suite.zip: what to upload to Kaggle or Colab
+	@$(PY) scripts/bundle.py
 
 badges: $(INSTALLED)  ## write bootstrap cells and badges from pyproject.toml's address
 	$(PY) scripts/badges.py

@@ -1,10 +1,14 @@
-"""Draws the README's pictures from the shipped weights: `python scripts/pictures.py`."""
+"""Draws the pictures of docs/ from the shipped weights: `python scripts/pictures.py`."""
+
+import io
 
 import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+import numpy as np
 from notebook_tools import ROOT
+from PIL import Image
 
 from mde_utils import build_model, dissect, load_dataset, plots
 
@@ -29,10 +33,13 @@ def main():
         for name in ("baseline", "assign")
     }
     seen = {name: dissect(model, rooms, [LAYER]) for name, model in models.items()}
+    rows = []
     for name, dissection in seen.items():
         figure = plots.plot_units(dissection, LAYER)
         figure.suptitle(f"{name} · {figure.get_suptitle()}", fontsize=9)
-        figure.savefig(ROOT / "docs" / f"units_{name}.png", dpi=90)
+        figure.savefig(drawn := io.BytesIO(), dpi=90)
+        rows.append(np.asarray(Image.open(drawn).convert("RGB")))
+    Image.fromarray(np.concatenate(rows)).save(ROOT / "docs" / "units.png", optimize=True)
 
 
 if __name__ == "__main__":
