@@ -1,4 +1,4 @@
-"""The rules of the house: dependencies, the scripts that run notebooks, what may be committed."""
+"""The rules of the house: dependencies, and what may be committed."""
 
 import ast
 import graphlib
@@ -168,3 +168,16 @@ def test_start_and_readme_name_every_notebook():
     for path in NOTEBOOKS:
         assert path.stem == "00_start" or f"| [{path.stem}]({path.name}) |" in text
         assert f"| [{path.stem}](notebooks/{path.name}) |" in readme
+
+
+def test_pages_are_short_and_their_links_lead_somewhere():
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 120
+    for page in [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), ROOT / "data" / "README.md"]:
+        for link in re.findall(r"\]\((?!\w+:)([^)]+)", page.read_text(encoding="utf-8")):
+            name, _, anchor = link.partition("#")
+            target = page.parent / name if name else page
+            assert target.exists(), f"{page.name} links to {link}"
+            if anchor:
+                heads = re.findall(r"^#+ (.+)$", target.read_text(encoding="utf-8"), re.MULTILINE)
+                slugs = [re.sub(r"[^\w -]", "", head.lower()).replace(" ", "-") for head in heads]
+                assert anchor in slugs, f"{page.name} links to {link}"
