@@ -11,9 +11,11 @@ import time
 import torch
 from _common import machine, median, write_result
 
-from mde_utils.data import render, rendered
-from mde_utils.data.rooms import ROOMS
-from mde_utils.data.streets import STREETS
+from mde_utils.data import rendered
+from scenes import render
+from scenes import world as camera
+from scenes.rooms import ROOMS
+from scenes.streets import STREETS
 
 CASES = {"rooms": (ROOMS, (192, 256), 0.1), "streets": (STREETS, (64, 208), 0.54)}
 BATCH = 32  # scenes per timed batch
@@ -72,7 +74,7 @@ def components(world, size) -> dict[str, float]:
 
     kept = {}
     for name in STEPS.keys() - {"make"}:
-        module = rendered if name == "_develop" else render
+        module = camera if name == "_develop" else render
         kept[name] = module, getattr(module, name)
         setattr(module, name, timed(name, kept[name][1]))
     try:

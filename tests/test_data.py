@@ -38,7 +38,7 @@ def test_importing_data_imports_no_data_set():
     """A data set's needs (h5py, kagglehub, a renderer) load with the data set."""
     code = (
         "import sys, mde_utils.data\n"
-        "late = {'mde_utils.data.nyu', 'mde_utils.data.rooms', 'h5py', 'kagglehub'}\n"
+        "late = {'mde_utils.data.nyu', 'scenes', 'h5py', 'kagglehub'}\n"
         "sys.exit(', '.join(late & {*sys.modules}) or 0)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

@@ -11,8 +11,8 @@ from PIL import Image
 
 from mde_utils.data import load_dataset
 from mde_utils.data import nyu as module
-from mde_utils.data.kinect import intrinsics_matrix
 from mde_utils.data.nyu import NYU
+from mde_utils.data.rendered import NYU_CAMERA
 
 H, W = 48, 64
 SCENES = ["basement_0001a", "basement_0001b", "bedroom_0002", "office_0003", "study_0008"]
@@ -248,12 +248,12 @@ def test_sizes_match_pil(tmp_path, size):
 
 def test_intrinsics_scale_with_pixel_centres():
     assert torch.equal(
-        intrinsics_matrix((480, 640)),
+        NYU_CAMERA.matrix((480, 640)),
         torch.tensor([[518.86, 0, 325.58], [0, 519.47, 253.74], [0, 0, 1]]),
     )
-    half = intrinsics_matrix((240, 320))
+    half = NYU_CAMERA.matrix((240, 320))
     # The ray through the corner of the image is the same at any size.
-    for k, (h, w) in ((intrinsics_matrix((480, 640)), (480, 640)), (half, (240, 320))):
+    for k, (h, w) in ((NYU_CAMERA.matrix((480, 640)), (480, 640)), (half, (240, 320))):
         corner = torch.linalg.inv(k.double()) @ torch.tensor([w - 0.5, h - 0.5, 1.0]).double()
         assert corner[:2].tolist() == pytest.approx([313.92 / 518.86, 225.76 / 519.47])
 

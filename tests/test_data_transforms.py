@@ -11,7 +11,6 @@ from torch.utils.data import DataLoader, Dataset
 
 from mde_utils.data import AUGMENTATIONS, collate
 from mde_utils.data import transforms as module
-from mde_utils.data.streets import render_street
 from mde_utils.data.transforms import (
     bts_augment,
     bts_kitti_augment,
@@ -25,6 +24,8 @@ from mde_utils.data.transforms import (
 )
 from mde_utils.evaluation import EIGEN
 from mde_utils.stereo import photometric_error, stereo_transform, warp
+from scenes.streets import STREETS
+from scenes.world import render_scene
 
 STEPS = ("mirror", "channels", "crop", "shift")
 NO_COLOUR = {
@@ -401,7 +402,7 @@ def test_resolve():
 
 @pytest.fixture(scope="module")
 def street():
-    item = render_street("test", 1, size=(48, 160), baseline=0.54, clean=True)
+    item = render_scene(STREETS, "test", 1, size=(48, 160), baseline=0.54, clean=True)
     depth = torch.where(item["depth"] > 0, item["depth"], 1e4)  # the sky
     return item | {"depth": depth, "hint": depth.clone(), "baseline": 0.54, "focal": 1.0}
 

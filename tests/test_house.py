@@ -78,11 +78,25 @@ def test_dependencies_point_one_way():
     graphlib.TopologicalSorter(graph).prepare()  # raises CycleError
 
 
+def test_scenes_stand_alone():
+    """The renderer needs torch, and one module alone knows of it."""
+    for path in sorted((ROOT / "scenes").rglob("*.py")):
+        tops = {name.split(".")[0] for name in imports_of(path)} - set(sys.stdlib_module_names)
+        assert tops <= {"torch", "scenes"}, path.relative_to(ROOT)
+    users = {
+        path.relative_to(ROOT).as_posix()
+        for path in (ROOT / "mde_utils").rglob("*.py")
+        if any(name.split(".")[0] == "scenes" for name in imports_of(path))
+    }
+    assert users == {"mde_utils/data/rendered.py"}
+
+
 def test_requirements_cover_the_imports():
     lines = (ROOT / "requirements.txt").read_text().splitlines()
     listed = {re.match(r"[\w.-]+", line)[0] for line in lines if line and line[0] != "#"}
     for part, names in package_imports().items():
-        tops = {name.split(".")[0] for name in names} - set(sys.stdlib_module_names) - {"mde_utils"}
+        tops = {name.split(".")[0] for name in names} - set(sys.stdlib_module_names)
+        tops -= {"mde_utils", "scenes"}
         tops -= OPTIONAL
         lacking = {top for top in tops if DISTRIBUTION.get(top, top) not in listed}
         assert not lacking, f"mde_utils/{part} imports {sorted(lacking)}, not in requirements.txt"
@@ -110,7 +124,7 @@ def test_public_names_resolve_and_cost_nothing_before():
 # What may be committed
 
 
-FOLDERS = ("mde_utils", "tests", "tests_browser", "scripts", "notebooks", "benchmarks")
+FOLDERS = ("mde_utils", "scenes", "tests", "tests_browser", "scripts", "notebooks", "benchmarks")
 
 
 def own_files(*endings: str):

@@ -11,7 +11,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from mde_utils.data.rooms import render_room
 from mde_utils.losses import (
     balanced_loss,
     balanced_loss_terms,
@@ -26,6 +25,8 @@ from mde_utils.losses import (
     stereo_loss_terms,
 )
 from mde_utils.stereo import depth_hints, disparity_to_depth, stereo_transform, warp
+from scenes.rooms import ROOMS
+from scenes.world import render_scene
 
 
 def depth(*shape, seed=0, dtype=torch.float64):
@@ -451,7 +452,8 @@ def to_sigma(depth, baseline=BASELINE):
 @pytest.fixture(scope="module")
 def pairs():
     """A batch of two rendered pairs with exact depth and hints."""
-    items = [render_room("test", i, size=(96, 128), baseline=BASELINE, clean=True) for i in (1, 3)]
+    options = {"size": (96, 128), "baseline": BASELINE, "clean": True}
+    items = [render_scene(ROOMS, "test", i, **options) for i in (1, 3)]
     batch = {name: torch.stack([item[name] for item in items]) for name in items[0]}
     focal = float(batch["intrinsics"][0, 0, 0])
     batch["hint"] = torch.stack(

@@ -14,8 +14,6 @@ from hypothesis.extra.numpy import arrays
 from PIL import Image
 
 from mde_utils.data.reading import decode, resize_image
-from mde_utils.data.rooms import render_room
-from mde_utils.data.streets import render_street
 from mde_utils.stereo import (
     GRAFT_RATIOS,
     PairCheck,
@@ -28,15 +26,18 @@ from mde_utils.stereo import (
     stereo_transform,
     warp,
 )
+from scenes.rooms import ROOMS
+from scenes.streets import STREETS
+from scenes.world import render_scene
 
-SCENES = {"room": (render_room, 0.1, (96, 128)), "street": (render_street, 0.54, (64, 208))}
+SCENES = {"room": (ROOMS, 0.1, (96, 128)), "street": (STREETS, 0.54, (64, 208))}
 
 
 @pytest.fixture(scope="module", params=SCENES)
 def pair(request):
     """A rendered pair without the camera's noise, as a batch of one; its sky is far away."""
-    make, baseline, size = SCENES[request.param]
-    item = make("test", 1, size=size, baseline=baseline, clean=True)
+    world, baseline, size = SCENES[request.param]
+    item = render_scene(world, "test", 1, size=size, baseline=baseline, clean=True)
     batch = {name: value[None] for name, value in item.items()}
     batch["depth"] = torch.where(batch["depth"] > 0, batch["depth"], 1e4)
     return batch | {"baseline": torch.tensor([baseline])}
@@ -475,7 +476,7 @@ def test_unrectified_pictures_are_warned_of_with_the_evidence(pair, how):
 
 
 def test_pictures_of_different_scenes_are_warned_of():
-    left, right = (render_room("test", i, size=(96, 128))["image"] for i in (0, 5))
+    left, right = (render_scene(ROOMS, "test", i, size=(96, 128))["image"] for i in (0, 5))
     with pytest.warns(UserWarning, match=r"Only \d+ points of frame 7 were found in both"):
         found = check_pair(left, right, focal=100, baseline=0.1, name="frame 7")
     assert math.isnan(found.vertical)

@@ -39,8 +39,8 @@ __all__ = [
 
 # Name → module and class. Imported when asked for, so that one data set's needs are not another's.
 DATASETS = {
-    "rooms": ("rooms", "Rooms"),
-    "streets": ("streets", "Streets"),
+    "rooms": ("rendered", "Rooms"),
+    "streets": ("rendered", "Streets"),
     "nyu": ("nyu", "NYU"),
     "kitti": ("kitti", "KITTI"),
     "folder": ("folder", "Folder"),

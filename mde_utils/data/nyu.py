@@ -22,7 +22,6 @@ from PIL import Image
 
 from ..checks import unknown
 from .cache import CachedDataset
-from .kinect import intrinsics_matrix
 from .reading import (
     KAGGLE_INPUT,
     check_grey_png,
@@ -36,6 +35,7 @@ from .reading import (
     resize_image,
     search,
 )
+from .rendered import NYU_CAMERA
 from .transforms import resolve_augmentation
 
 KAGGLE_HANDLE = "soumikrakshit/nyu-depth-v2/versions/1"  # pinned: cached means no network
@@ -126,7 +126,7 @@ class NYU(CachedDataset):
 
         source = self._fingerprint()
         self.size = size or self._native()
-        self._intrinsics = intrinsics_matrix(self.size)
+        self._intrinsics = NYU_CAMERA.matrix(self.size)
         said = f"NYU {split}: {self.layout} layout, depth {self.encoding}"
         if said not in _said:
             _said.add(said)

@@ -61,10 +61,10 @@ def run_bootstrap(folder: Path, *, address: str = "", attached: Path | None = No
     return subprocess.run(command, cwd=folder, capture_output=True, text=True)
 
 
-def a_package(folder: Path) -> Path:
-    home = folder / "mde_utils"
-    home.mkdir(parents=True)
-    (home / "__init__.py").write_text("about = lambda: 'here at last'\n")
+def the_packages(folder: Path, names=("mde_utils", "scenes")) -> Path:
+    for name in names:
+        (folder / name).mkdir(parents=True)
+        (folder / name / "__init__.py").write_text("about = lambda: 'here at last'\n")
     return folder
 
 
@@ -74,15 +74,15 @@ def test_bootstrap_finds_the_package(tmp_path, where):
     here.mkdir(parents=True)
     options = {"attached": tmp_path / "attached"}
     if where == "parent":
-        a_package(here.parent)
+        the_packages(here.parent)
     elif where == "beside":
-        a_package(here)
+        the_packages(here)
     elif where == "input":
-        a_package(options["attached"] / "mde-suite")
+        the_packages(options["attached"] / "mde-suite")
     elif where == "owner":
-        a_package(options["attached"] / "datasets" / "someone" / "mde-suite" / "suite")
+        the_packages(options["attached"] / "datasets" / "someone" / "mde-suite" / "suite")
     else:
-        origin = a_package(tmp_path / "origin")
+        origin = the_packages(tmp_path / "origin")
         git = ["git", "-C", str(origin), "-c", "user.name=A", "-c", "user.email=a@b.c"]
         for step in (["init", "--quiet"], ["add", "."], ["commit", "--quiet", "-m", "Add"]):
             subprocess.run([*git, *step], check=True)
@@ -96,5 +96,18 @@ def test_bootstrap_finds_the_package(tmp_path, where):
 def test_bootstrap_names_the_remedies(tmp_path, address):
     result = run_bootstrap(tmp_path, address=address)
     assert result.returncode != 0
-    assert "open this notebook in its checkout" in result.stderr
-    assert "attach it as a Kaggle input" in result.stderr
+    assert "Open this notebook in its checkout" in result.stderr
+    assert "attach a Kaggle data set that holds both" in result.stderr
+
+
+def test_bootstrap_says_what_it_searched(tmp_path):
+    """One package without the other, or the contents of a folder without the folder, is no find."""
+    here, attached = tmp_path / "working", tmp_path / "input"
+    the_packages(here, ["mde_utils"])
+    the_packages(attached / "uploads", ["mde_utils"])
+    (attached / "mde-suite").mkdir()
+    (attached / "mde-suite" / "__init__.py").touch()
+    result = run_bootstrap(here, attached=attached)
+    assert result.returncode != 0
+    for said in ("mde_utils and scenes", str(here), f"{attached} (mde-suite, uploads)"):
+        assert said in result.stderr

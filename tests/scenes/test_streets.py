@@ -9,25 +9,13 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from mde_utils.data import load_dataset
-from mde_utils.data.furniture import Dice
-from mde_utils.data.render import Camera, Light, Material, render
-from mde_utils.data.rendered import photograph, pose
-from mde_utils.data.roadside import Place, View, car, foliage, house, lorry, person, tree, van
-from mde_utils.data.streets import (
-    CAMERA_HEIGHT,
-    LABELS,
-    MAX_DEPTH,
-    RENDERER_VERSION,
-    SKY,
-    STREETS,
-    Streets,
-    intrinsics,
-    make_streets,
-    render_street,
-    sunlight,
-)
-from mde_utils.depth_bins import find_range
+from scenes.drawing import Dice
+from scenes.render import Camera, Light, Material, render
+from scenes.streets import CAMERA, LABELS, STREETS
+from scenes.streets.roadside import Place, View, car, foliage, house, lorry, person, tree, van
+from scenes.streets.sensor import CAMERA_HEIGHT, MAX_DEPTH
+from scenes.streets.street import SKY, make_streets, sunlight
+from scenes.world import photograph, pose, render_scene
 
 SMALL, MIDDLE = (32, 104), (94, 312)
 FIELDS = ("image", "depth", "normal", "label", "sparse_depth")
@@ -35,7 +23,7 @@ FIELDS = ("image", "depth", "normal", "label", "sparse_depth")
 
 @pytest.fixture(scope="module", autouse=True)
 def one_thread():
-    """Some tests call what the data set guards itself; see `rendered._one_thread`."""
+    """Some tests call what the data set guards itself; see `world.one_thread`."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -45,7 +33,7 @@ def one_thread():
 @pytest.fixture(scope="module")
 def street():
     """One street at a quarter of KITTI's size, both views, without what the camera adds."""
-    return render_street("train", 3, size=MIDDLE, baseline=0.54, clean=True)
+    return render_scene(STREETS, "train", 3, size=MIDDLE, baseline=0.54, clean=True)
 
 
 @pytest.fixture(scope="module")
@@ -60,16 +48,10 @@ def many():
     return out
 
 
-@pytest.fixture
-def cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("MDE_CACHE", str(tmp_path))
-    return tmp_path
-
-
 def rays(size):
     """(3, H, W) camera rays with z = 1 of the pixels' centres."""
     v, u = torch.meshgrid(*(torch.arange(n).double() for n in size), indexing="ij")
-    fx, fy, cx, cy = intrinsics(size)
+    fx, fy, cx, cy = CAMERA.intrinsics(size)
     return torch.stack([(u - cx) / fx, (v - cy) / fy, torch.ones_like(u)])
 
 
@@ -77,10 +59,12 @@ def rays(size):
 
 
 def test_same_arguments_same_street():
-    first = render_street("val", 7, size=SMALL, baseline=0.54)
-    render_street("val", 8, size=SMALL)
+    first = render_scene(STREETS, "val", 7, size=SMALL, baseline=0.54)
+    render_scene(STREETS, "val", 8, size=SMALL)
     with ThreadPoolExecutor(2) as pool:
-        again = pool.map(lambda i: render_street("val", i, size=SMALL, baseline=0.54), [7, 6, 7])
+        again = pool.map(
+            lambda i: render_scene(STREETS, "val", i, size=SMALL, baseline=0.54), [7, 6, 7]
+        )
         again = list(again)
     for name in first:
         assert torch.equal(first[name], again[0][name]), name
@@ -90,8 +74,8 @@ def test_same_arguments_same_street():
 
 def test_same_street_in_another_process():
     code = (
-        "from mde_utils.data.streets import render_street; import hashlib;"
-        "r = render_street('val', 7, size=(32, 104));"
+        "from scenes import streets, world; import hashlib;"
+        "r = world.render_scene(streets.STREETS, 'val', 7, size=(32, 104));"
         "bits = b''.join(r[k].numpy().tobytes() for k in ('depth', 'image', 'sparse_depth'));"
         "print(hashlib.sha256(bits).hexdigest())"
     )
@@ -105,7 +89,7 @@ def test_same_street_in_another_process():
 def test_batches_make_the_same_streets_as_single_calls():
     batch = photograph(STREETS, "train", [1, 2, 5], SMALL)
     for index, item in zip([1, 2, 5], batch, strict=True):
-        single = render_street("train", index, size=SMALL)
+        single = render_scene(STREETS, "train", index, size=SMALL)
         assert torch.equal(item["label"], single["label"])
         torch.testing.assert_close(item["depth"], single["depth"], rtol=1e-5, atol=1e-4)
         assert (item["image"] - single["image"]).abs().mean() < 1e-4
@@ -118,8 +102,8 @@ def test_splits_share_no_street(many):
 
 
 def test_another_size_shows_the_same_view():
-    small = render_street("train", 3, size=MIDDLE, clean=True)
-    large = render_street("train", 3, size=(2 * MIDDLE[0], 2 * MIDDLE[1]), clean=True)
+    small = render_scene(STREETS, "train", 3, size=MIDDLE, clean=True)
+    large = render_scene(STREETS, "train", 3, size=(2 * MIDDLE[0], 2 * MIDDLE[1]), clean=True)
     blocks = large["label"].unfold(0, 2, 2).unfold(1, 2, 2).flatten(2)
     # Inverse depth is linear over a plane's pixels: 2×2 large pixels average to a small one.
     flat = (blocks == small["label"][..., None]).all(-1) & (small["depth"][0] > 0)
@@ -132,11 +116,11 @@ def test_another_size_shows_the_same_view():
 
 
 def test_intrinsics_are_kittis_at_any_size():
-    k = STREETS.matrix((375, 1242))
+    k = STREETS.lens.matrix((375, 1242))
     assert k[0].tolist() == pytest.approx([721.5377, 0, 609.5593])
     assert k[1].tolist() == pytest.approx([0, 721.5377, 172.854])
     # (c + ½) · scale − ½ keeps the principal point at the same place of the picture.
-    fx, fy, cx, cy = intrinsics((75, 621))
+    fx, fy, cx, cy = CAMERA.intrinsics((75, 621))
     assert (fx, fy) == pytest.approx((721.5377 / 2, 721.5377 / 5))
     assert (cx, cy) == pytest.approx(((609.5593 + 0.5) / 2 - 0.5, (172.854 + 0.5) / 5 - 0.5))
 
@@ -154,7 +138,7 @@ def test_the_road_is_a_plane_under_a_level_camera(index):
 
     (item,) = photograph(STREETS._replace(make=level), "train", [index], MIDDLE)
     road = (item["label"] == LABELS.index("road")) & (item["depth"][0] > 0)
-    _, fy, _, cy = intrinsics(MIDDLE)
+    _, fy, _, cy = CAMERA.intrinsics(MIDDLE)
     row = torch.arange(MIDDLE[0]).double()[:, None].expand(MIDDLE)
     expected = CAMERA_HEIGHT * fy / (row - cy)
     assert road.float().mean() > 0.1
@@ -193,7 +177,7 @@ def test_right_view_sees_the_same_points(street):
     (other,) = photograph(STREETS._replace(make=moved), "train", [3], MIDDLE)
     z, (h, w) = street["depth"][0], MIDDLE
     seen = z > 0
-    target = torch.arange(w) - intrinsics(MIDDLE)[0] * 0.54 / z.clamp(min=0.1)
+    target = torch.arange(w) - CAMERA.intrinsics(MIDDLE)[0] * 0.54 / z.clamp(min=0.1)
     down = ((torch.arange(h) + 0.5) * 2 / h - 1)[:, None].expand(h, w)
     grid = torch.stack([(target + 0.5) * 2 / w - 1, down], -1)[None]
 
@@ -376,7 +360,7 @@ def test_lidar_is_as_sparse_as_kittis_at_every_size(size):
 
 def test_lidar_hits_lie_on_its_beams():
     size = (375, 1242)
-    item = render_street("val", 2, size=size)
+    item = render_scene(STREETS, "val", 2, size=size)
     z = item["sparse_depth"][0].double()
     hit = z > 0
     x, y, _ = rays(size)
@@ -393,85 +377,3 @@ def test_lidar_hits_lie_on_its_beams():
     near = near[near > 0.05]
     assert near.median() == pytest.approx(0.18, abs=0.05)
     assert elevation.max() < 2.1  # nothing of the upper half
-
-
-# ------------------------------------------------------------------------------- data set
-
-
-def test_items(cache):
-    data = load_dataset("streets", "val", size=SMALL, limit=3, baseline=0.54)
-    assert len(data) == 3
-    item = data[2]
-    assert item["name"] == "streets/val/000002"
-    assert item["image"].shape == item["right"].shape == item["normal"].shape == (3, *SMALL)
-    for name in ("depth", "sparse_depth"):
-        assert item[name].shape == (1, *SMALL) and item[name].dtype == torch.float32
-    assert item["label"].shape == SMALL and item["label"].dtype == torch.int64
-    assert item["baseline"] == pytest.approx(0.54)
-    assert item["focal"] == pytest.approx(721.5377 * 104 / 1242)
-    direct = render_street("val", 2, size=SMALL, baseline=0.54)
-    for name in ("depth", "sparse_depth", "label", "intrinsics"):
-        assert torch.equal(item[name], direct[name]), name
-    assert (item["image"] - direct["image"]).abs().max() <= 0.5 / 255 + 1e-6
-    ground = direct["label"] != SKY
-    assert (item["normal"] * direct["normal"]).sum(0)[ground].min() > 0.9998
-    assert (item["normal"][:, ~ground] == 0).all()
-
-
-def test_default_size_and_range(cache):
-    data = load_dataset("streets", "test", cache=False)
-    assert data.size == (128, 416) and len(data) == 652
-    assert find_range(data) == (3.0, 80.0)
-
-
-def test_cache_and_rendering_agree(cache):
-    options = {"size": SMALL, "limit": 2, "fields": ("image", "depth", "sparse_depth")}
-    stored, fresh = Streets("test", **options), Streets("test", cache=False, **options)
-    names = {"image", "depth", "sparse_depth", "intrinsics", "focal", "name"}
-    assert set(stored[0]) == names
-    for name in ("image", "depth", "sparse_depth"):
-        assert torch.equal(stored[1][name], fresh[1][name])
-
-
-def test_version_and_arguments_are_part_of_the_key(cache):
-    folders = {
-        Streets("val", limit=1, **options).cache_folder
-        for options in (
-            {"size": (16, 52)},
-            {"size": (16, 56)},
-            {"size": (16, 52), "baseline": 0.54},
-            {"size": (16, 52), "fields": ("image", "depth")},
-        )
-    }
-    assert len(folders) == 4
-    assert f'"renderer": {RENDERER_VERSION}' in (folders.pop() / "key.json").read_text()
-
-
-# ------------------------------------------------------------------------------- bad input
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"split": "trian"}, "Unknown split 'trian'. Did you mean 'train'"),
-        ({"size": (8, 64)}, "size must be at least"),
-        ({"limit": 0}, "limit must be a whole number from 1 on; got 0"),
-        ({"baseline": -0.1}, "baseline must be a positive number"),
-        ({"baseline": 0.54, "augment": "meter"}, "leave one of them out"),
-        ({"fields": ("image", "depth", "sparse")}, "Unknown field 'sparse'.*sparse_depth"),
-        ({"fields": ("depth",)}, "must name image and depth; got no image"),
-        ({"root": "/data"}, "streets are rendered, not read: root must be None"),
-    ],
-)
-def test_bad_arguments(cache, options, message):
-    options = {"split": "train", "size": (16, 16), **options}
-    with pytest.raises(ValueError, match=message):
-        Streets(options.pop("split"), **options)
-    assert not list(cache.iterdir())
-
-
-def test_rooms_have_no_lidar():
-    with pytest.raises(ValueError, match="Unknown field 'sparse_depth'"):
-        load_dataset("rooms", "val", fields=("image", "depth", "sparse_depth"))
-    with pytest.raises(TypeError, match="sensor"):
-        load_dataset("streets", "val", sensor="kinect")

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import math
 
-from .furniture import Frame, dim, hsv, mix
-from .render import BOX, Material, Scene
+from ..drawing import Frame, dim, hsv, mix
+from ..render import BOX, Material, Scene
 
 LABELS = (
     "road", "pavement", "grass", "house", "wall", "tree", "hedge", "pole", "sign", "car", "truck",

@@ -8,16 +8,15 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterable
 
 import torch
 
+from ..drawing import WOODS, Dice, Palette, dim, hsv, mix
+from ..render import ROUND, Camera, Light, Material, Scene, cast, stack_solids, stack_views
+from ..world import World, pose
 from .furniture import (
     LABELS,
-    WOODS,
-    Dice,
-    Frame,
-    Palette,
+    Indoors,
     bathtub,
     bed,
     bin_,
@@ -30,7 +29,6 @@ from .furniture import (
     coats,
     coffee_table,
     desk,
-    dim,
     dining,
     drape,
     dresser,
@@ -38,9 +36,7 @@ from .furniture import (
     floor_lamp,
     framed,
     fridge,
-    hsv,
     kitchen_run,
-    mix,
     nightstand,
     office_chair,
     oven_tower,
@@ -60,9 +56,7 @@ from .furniture import (
     wardrobe,
     washstand,
 )
-from .kinect import intrinsics
-from .render import ROUND, Camera, Light, Material, Scene, cast, stack_solids, stack_views
-from .rendered import RenderedDataset, World, noise, pose, render_one
+from .sensor import KINECT, kinect
 
 RENDERER_VERSION = 4  # raise it when pictures change: caches are keyed by it
 
@@ -89,7 +83,7 @@ class Room:
         self.walls = [[] for _ in range(4)]  # per wall: (s0, s1, z0, z1) of what hangs there
         self.openings = [[] for _ in range(4)]
         self.spaces = [((0.0, 0.0, 0.0), (self.w, self.d, self.h))]
-        self.base = Frame(self.scene, 0, 0)
+        self.base = Indoors(self.scene, 0, 0)
 
     # Walls, anticlockwise from y = 0; s runs along a wall, to the right when facing away from it.
     def length(self, i):
@@ -97,7 +91,7 @@ class Room:
 
     def wall(self, i, s):
         x, y = ((s, 0), (self.w, s), (self.w - s, self.d), (0, self.d - s))[i]
-        return Frame(self.scene, x, y, 0, i * math.pi / 2)
+        return Indoors(self.scene, x, y, 0, i * math.pi / 2)
 
     def free_wall(self, i, s0, s1, z0, z1, gap=0.03):
         return all(
@@ -168,7 +162,7 @@ class Room:
             box = (x - width / 2, y - depth / 2, x + width / 2, y + depth / 2)
             if self.free_floor(box, 0.25):
                 self.taken.append((*box, height))
-                return Frame(self.scene, x, y)
+                return Indoors(self.scene, x, y)
         return None
 
     def facing(self, i, s, distance, width, depth, height):
@@ -1035,7 +1029,7 @@ class Room:
                 if d.chance(0.92) and self.free_floor(box, 0.0) and len(self.scene.kind) < 380:
                     self.taken.append((*box, 0.8))
                     student_desk(
-                        Frame(
+                        Indoors(
                             self.scene, x + d(-0.05, 0.05), y + d(-0.05, 0.05), 0, d(-0.06, 0.06)
                         ),
                         p,
@@ -1263,7 +1257,7 @@ def make_rooms(split, indices, device="cpu") -> list[tuple[Room, tuple]]:
     """
     best = [None] * len(indices)
     todo = list(range(len(indices)))
-    k = intrinsics(_PREVIEW)
+    k = KINECT.intrinsics(_PREVIEW)
     for attempt in itertools.count():
         rooms, poses = [], []
         for i in todo:
@@ -1298,58 +1292,6 @@ def make_rooms(split, indices, device="cpu") -> list[tuple[Room, tuple]]:
     return [b[1:] for b in best]
 
 
-# ------------------------------------------------------------------------------------------ depth
-
-
-def kinect(depth, dice, *, image, normal, gloss, focal):
-    """z-depth (1, H, W) as a first Kinect measures it, 0 where it measures nothing.
-
-    Holes in the projector's shadow (7.5 cm beside the camera), along depth edges, on dark or
-    glossy things, at grazing angles and far away; z = 351.3 / (1092.5 − k) with integer k
-    elsewhere (the NYU toolbox's formula).
-    """
-    z = depth[0]
-    h, w = z.shape
-    dev = z.device
-    column = torch.arange(w, device=dev, dtype=torch.float32)
-    # The projector stands to the right: nearer things to the right of a pixel may cover it.
-    seen_at = column - focal * 0.075 / z
-    rightmost = seen_at.flip(1).cummin(1)[0].flip(1)
-    hole = rightmost < seen_at - 0.35
-
-    # Patches of some pixels' size, not single ones.
-    patch = noise(dice, (1, 1, -(-h // 4), -(-w // 4)), dev)
-    patch = torch.nn.functional.interpolate(
-        patch, size=(h, w), mode="bilinear", align_corners=False
-    )[0, 0]
-    grain = noise(dice, (h, w), dev)
-    chance = 0.7 * patch + 0.5 * grain
-    jump = torch.zeros_like(hole)
-    for axis in (0, 1):
-        a, b = z.narrow(axis, 1, z.shape[axis] - 1), z.narrow(axis, 0, z.shape[axis] - 1)
-        edge = (a - b).abs() > 0.04 * torch.minimum(a, b)
-        jump.narrow(axis, 1, z.shape[axis] - 1).logical_or_(edge)
-        jump.narrow(axis, 0, z.shape[axis] - 1).logical_or_(edge)
-    hole |= jump & (chance > -0.3)
-
-    y = torch.arange(h, device=dev, dtype=torch.float32)
-    fx, fy, cx, cy = intrinsics((h, w))
-    ray = torch.stack([((column - cx) / fx).expand(h, w), ((y - cy) / fy)[:, None].expand(h, w)])
-    facing = -(normal[0] * ray[0] + normal[1] * ray[1] + normal[2])
-    facing = facing * (1 + (ray * ray).sum(0)).rsqrt()
-    luma = image.mean(0)
-    weak = (
-        2.2 * ((0.16 - luma) / 0.16).clamp(min=0)
-        + 2.6 * (gloss - 0.45).clamp(min=0)
-        + 6 * (0.25 - facing).clamp(min=0)
-        + 1.2 * (z - 7.5).clamp(min=0)
-        + 20 * (0.5 - z).clamp(min=0)
-    )
-    hole |= weak + 0.5 * chance > 1.15
-    k = (1092.5 - 351.3 / z).round()
-    return (351.3 / (1092.5 - k)).masked_fill(hole, 0.0)[None]
-
-
 # --------------------------------------------------------------------------------------- data set
 
 FIELDS = ("image", "depth", "normal", "label")
@@ -1367,7 +1309,7 @@ def _measure(item, view, split, index, sensor):
             image=item["image"],
             normal=item["normal"],
             gloss=view["gloss"],
-            focal=intrinsics(item["label"].shape)[0],
+            focal=KINECT.intrinsics(item["label"].shape)[0],
         )
     return item
 
@@ -1376,79 +1318,9 @@ ROOMS = World(
     "rooms",
     RENDERER_VERSION,
     _make,
-    intrinsics,
+    KINECT,
     _measure,
     lengths={"train": 4000, "val": 400, "test": 654},
     fields=FIELDS,
     sensors=("kinect",),
 )
-
-
-def render_room(
-    split: str,
-    index: int,
-    *,
-    size: tuple[int, int] = (192, 256),
-    baseline: float | None = None,
-    sensor: str | None = None,
-    device: str | torch.device = "cpu",
-    clean: bool = False,
-) -> dict[str, torch.Tensor]:
-    """Room `index` of a split: the same room and camera at every size, on every device.
-
-    Returns `image` (3, H, W) in [0, 1], `depth` (1, H, W) z-depth in metres, `normal` (3, H, W)
-    unit vectors in the camera frame (x right, y down, z forward) that face the camera, `label`
-    (H, W) int64 index into `LABELS`, `intrinsics` (3, 3) in pixels with pixel centres at integer
-    coordinates; with a `baseline` in metres also `right` (3, H, W), seen from the camera moved by
-    it along its own x axis. Without `sensor` every depth is exact and above 0; "kinect" has holes
-    and steps (see `kinect`). `clean` leaves out what a camera adds to the picture (vignetting,
-    softness, noise), so that both views show the same colours.
-
-    Raises ValueError for arguments out of range.
-    """
-    options = {"baseline": baseline, "sensor": sensor, "device": device, "clean": clean}
-    return render_one(ROOMS, split, index, size=size, **options)
-
-
-class Rooms(RenderedDataset):
-    """Rendered rooms: nothing to download, exact depth. See `render_room`.
-
-    split: "train", "val" or "test" (4000, 400 and 654 rooms; `limit` may ask for more: there is
-        no end of them). No room belongs to two splits.
-    size: (H, W); the cameras are NYU's Kinect resized to it.
-    fields: what to store and return, of "image", "depth", "normal", "label".
-    baseline: metres; adds `right`, the view of a second camera so far to the right, and `baseline`.
-    sensor: None for exact depth, "kinect" for that of a depth camera.
-
-    Items also have `intrinsics` (3, 3), `focal` in pixels (float) and `name`.
-
-    Raises ValueError for arguments out of range.
-    """
-
-    world = ROOMS
-
-    def __init__(
-        self,
-        split: str,
-        *,
-        root=None,
-        size: tuple[int, int] = (192, 256),
-        limit: int | None = None,
-        augment: str | Callable[[dict], dict] | None = None,
-        cache: bool = True,
-        fields: Iterable[str] = FIELDS,
-        baseline: float | None = None,
-        sensor: str | None = None,
-    ):
-        super().__init__(
-            split,
-            root=root,
-            size=size,
-            limit=limit,
-            augment=augment,
-            cache=cache,
-            fields=fields,
-            baseline=baseline,
-            sensor=sensor,
-            key={"sensor": sensor},
-        )

@@ -10,13 +10,10 @@ World: x along the street, y to the left, z up; the road's surface is z = 0.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
 
-import torch
-
-from .furniture import Dice, dim, hsv, mix
-from .render import MAX_SOLIDS, Light, Material, Sky
-from .rendered import DEPTH_UNIT, RenderedDataset, World, noise, pose, render_one
+from ..drawing import Dice, dim, hsv, mix
+from ..render import MAX_SOLIDS, Light, Material, Sky
+from ..world import World, pose
 from .roadside import (
     LABELS,
     MARKING,
@@ -52,30 +49,16 @@ from .roadside import (
     vehicle,
     wall_material,
 )
+from .sensor import CAMERA, CAMERA_HEIGHT, MAX_DEPTH, lidar
 
 RENDERER_VERSION = 2  # raise it when pictures change: caches are keyed by it
 
-# Geiger et al. 2013, "Vision meets Robotics": the left colour camera's rectified picture, 1.65 m
-# above the road, 0.54 m beside the right one; the lidar 0.27 m behind and 0.08 m above it.
-NATIVE = (375, 1242)  # height, width
-FX, FY, CX, CY = 721.5377, 721.5377, 609.5593, 172.854
-CAMERA_HEIGHT = 1.65
-MAX_DEPTH = 80.0
 SKY = LABELS.index("sky")
 
 _FAR = 500.0  # beyond the ground's end and the sun
 _SUN = 400.0  # its distance; the shadow maps' cones are as good as parallel
 _SPLIT = 14.0  # metres ahead up to which the first, finer shadow map reaches
 _SHOWN = 130.0  # metres ahead up to which the street is laid out
-
-
-def intrinsics(size: tuple[int, int]) -> tuple[float, float, float, float]:
-    """fx, fy, cx, cy in pixels, of the full view resized to `size` (H, W).
-
-    Pixel centres lie at whole numbers, so a centre c moves to (c + ½) · scale − ½.
-    """
-    sy, sx = size[0] / NATIVE[0], size[1] / NATIVE[1]
-    return FX * sx, FY * sy, (CX + 0.5) * sx - 0.5, (CY + 0.5) * sy - 0.5
 
 
 # ---------------------------------------------------------------------------------------- streets
@@ -788,68 +771,6 @@ def make_streets(split, indices) -> list[Street]:
     return [Street(Dice("streets", split, index)).build() for index in indices]
 
 
-# ------------------------------------------------------------------------------------------ lidar
-
-_BEHIND, _ABOVE = 0.27, 0.08  # metres from the camera
-_AZIMUTH = 0.18  # degrees between two shots of one beam, at full size
-_NOISE = 0.02  # metres, one standard deviation
-
-
-def lidar(depth, dice, *, image, normal, gloss):
-    """Sparse z-depth (1, H, W) as a Velodyne HDL-64E sees it, 0 elsewhere.
-
-    depth, normal, …: the camera's exact ones. 64 beams: 32 from +2° on in steps of ⅓°, 32 below
-    them in steps of ½° down to −24.33°, each with a shot every 0.18°. In pictures smaller than
-    KITTI's both are thinned out by the picture's scale, so that about as large a part of the
-    pixels is met. A pixel is measured where a shot from the lidar passes its surface point; the
-    value is its depth with 2 cm of noise, in steps of 1/256 m. Shots are lost on the dark, the
-    glossy and the far, at grazing angles, and by chance.
-    """
-    z = depth[0]
-    h, w = z.shape
-    dev = z.device
-    fx, fy, cx, cy = intrinsics((h, w))
-    rx = (torch.arange(w, device=dev, dtype=torch.float32) - cx) / fx
-    ry = ((torch.arange(h, device=dev, dtype=torch.float32) - cy) / fy)[:, None]
-    # The point as seen from the lidar, in degrees.
-    ahead, up = z + _BEHIND, -(ry * z) - _ABOVE
-    side = rx * z
-    flat = (ahead * ahead + side * side).sqrt()
-    elevation = torch.atan2(up, flat).rad2deg()
-    azimuth = torch.atan2(side, ahead).rad2deg()
-    # In units of beams and shots.
-    upper = (2.0 - elevation) * 3
-    lower = 32 + (-8.83 - elevation) * 2
-    beam = torch.where(upper < 31.25, upper, lower)
-    keep = max(1, round(NATIVE[0] / h))  # every so many-th beam
-    step = _AZIMUTH * max(1.0, NATIVE[1] / w)
-    nearest = ((beam / keep).round() * keep).clamp_(0, 63 // keep * keep)
-    phase = noise(dice, (64,), dev)[nearest.long()]
-    shot = azimuth / step + phase
-    # Half a pixel in the same units: tan a = x / z, so da = cos² a dx.
-    cos2 = 1 / (1 + rx * rx)
-    half_shot = 0.5 / fx * cos2 * (180 / math.pi) / step
-    half_beam = 0.5 / fy * cos2.sqrt() / (1 + ry * ry * cos2) * (180 / math.pi)
-    half_beam = half_beam * torch.where(upper < 31.25, 3.0, 2.0)
-    met = ((beam - nearest).abs() <= half_beam) & ((shot - shot.round()).abs() <= half_shot)
-
-    range_ = (flat * flat + up * up).sqrt()
-    ray2 = 1 + rx * rx + ry * ry
-    facing = -(normal[0] * rx + normal[1] * ry + normal[2]) * ray2.rsqrt()
-    luma = image.mean(0)
-    loss = (
-        -2.0
-        + 2.5 * (gloss - 0.45).clamp(min=0) / 0.15
-        + 1.2 * ((0.15 - luma) / 0.15).clamp(min=0)
-        + 1.5 * (0.08 - facing).clamp(min=0) / 0.08
-        + (range_ - 50).clamp(min=0) / 30
-    )
-    lost = noise(dice, (h, w), dev) < loss
-    measured = z + (noise(dice, (h, w), dev).clamp(-3, 3) * _NOISE) * z / range_.clamp(min=1e-3)
-    measured = (measured / DEPTH_UNIT).round() * DEPTH_UNIT
-    return torch.where(met & ~lost & (z > 0) & (range_ < MAX_DEPTH), measured, 0.0)[None]
-
-
 # --------------------------------------------------------------------------------------- data set
 
 FIELDS = ("image", "depth", "normal", "label", "sparse_depth")
@@ -878,7 +799,7 @@ STREETS = World(
     "streets",
     RENDERER_VERSION,
     _make,
-    intrinsics,
+    CAMERA,
     _measure,
     lengths={"train": 4000, "val": 400, "test": 652},
     fields=FIELDS,
@@ -888,65 +809,3 @@ STREETS = World(
     contrast=(1.2, 1.6),
     grey=(0.0, 0.5),
 )
-
-
-def render_street(
-    split: str,
-    index: int,
-    *,
-    size: tuple[int, int] = (128, 416),
-    baseline: float | None = None,
-    device: str | torch.device = "cpu",
-    clean: bool = False,
-) -> dict[str, torch.Tensor]:
-    """Street `index` of a split: the same street and camera at every size, on every device.
-
-    As `rooms.render_room`, with these differences: `depth` is 0 where there is none, that is in
-    the sky and beyond 80 m; `normal` is 0 in the sky; `label` indexes this module's `LABELS`; and
-    `sparse_depth` (1, H, W) is what a `lidar` measures.
-
-    Raises ValueError for arguments out of range.
-    """
-    options = {"baseline": baseline, "device": device, "clean": clean}
-    return render_one(STREETS, split, index, size=size, **options)
-
-
-class Streets(RenderedDataset):
-    """Rendered drives: nothing to download, exact depth up to 80 m. See `render_street`.
-
-    split: "train", "val" or "test" (4000, 400 and 652 streets; `limit` may ask for more: there is
-        no end of them). No street belongs to two splits.
-    size: (H, W); the camera is KITTI's resized to it. The default is a third of KITTI's frame.
-    fields: what to store and return, of "image", "depth", "normal", "label", "sparse_depth".
-    baseline: metres (KITTI's is 0.54); adds `right`, the view of a second camera so far to the
-        right, and `baseline`.
-
-    Items also have `intrinsics` (3, 3), `focal` in pixels (float) and `name`.
-
-    Raises ValueError for arguments out of range.
-    """
-
-    world = STREETS
-
-    def __init__(
-        self,
-        split: str,
-        *,
-        root=None,
-        size: tuple[int, int] = (128, 416),
-        limit: int | None = None,
-        augment: str | Callable[[dict], dict] | None = None,
-        cache: bool = True,
-        fields: Iterable[str] = FIELDS,
-        baseline: float | None = None,
-    ):
-        super().__init__(
-            split,
-            root=root,
-            size=size,
-            limit=limit,
-            augment=augment,
-            cache=cache,
-            fields=fields,
-            baseline=baseline,
-        )

@@ -1,0 +1,7 @@
+"""Drives through streets, seen by KITTI's camera and lidar."""
+
+from .roadside import LABELS
+from .sensor import CAMERA, DEPTH_STEP
+from .street import STREETS
+
+__all__ = ["CAMERA", "DEPTH_STEP", "LABELS", "STREETS"]
