@@ -12,7 +12,7 @@ MDE_PROFILE ?= demo
 export MDE_PROFILE
 
 .DEFAULT_GOAL := help
-.PHONY: help env run test test-browser test-widgets lint bench notebooks bundle badges clean
+.PHONY: help env run test test-browser test-widgets test-versions lint bench notebooks bundle badges clean
 
 PY := $(VENV)/bin/python
 RUN = $(PY) scripts/run_notebooks.py --at-once $(AT_ONCE) --silence $(SILENCE)
@@ -55,6 +55,9 @@ $(WIDGETS7)/.installed: $(INSTALLED)
 	PIP_CONSTRAINT= $(PY) -m pip install -q --disable-pip-version-check --no-deps --upgrade --target $(WIDGETS7) 'ipywidgets==7.7.*' 'widgetsnbextension==3.6.*' ipython_genutils
 	PYTHONPATH=$(WIDGETS7) $(PY) -c 'import ipywidgets as i; assert i.__version__.startswith("7.7."), i.__file__'
 	@touch $@
+
+test-versions:  ## the unit tests on the lowest versions that requirements.txt admits and on the newest
+	$(PYTHON) scripts/test_versions.py
 
 lint: $(INSTALLED)  ## style of code and notebooks; changes nothing
 	$(PY) -m ruff check .

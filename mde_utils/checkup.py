@@ -78,18 +78,10 @@ def _version(package: str) -> str:
 
 
 def requirements() -> list[str]:
-    """The run-time requirements of the checkout, or else of the installed package; [] of neither.
-
-    A checkout comes first: it may be newer than what was once installed from it.
-    """
-    file = Path(__file__).resolve().parents[1] / "requirements.txt"
-    if file.is_file():
-        lines = file.read_text(encoding="utf-8").splitlines()
-        return [line for line in lines if line and not line.startswith("#")]
-    try:
-        return [line for line in metadata.requires("mde-utils") or [] if "extra ==" not in line]
-    except metadata.PackageNotFoundError:
-        return []
+    """The run-time requirements, of the copy that lies in the package: wherever this code runs,
+    these are its own."""
+    lines = Path(__file__).with_name("requirements.txt").read_text(encoding="utf-8").splitlines()
+    return [line for line in lines if line and not line.startswith("#")]
 
 
 def _gpu() -> tuple:
@@ -137,7 +129,9 @@ def _memory() -> tuple:
 
 def _disk() -> tuple:
     """Room for the caches: about 1 GB for the rendered scenes, 10 GB for all of NYU."""
-    root = cache_root()
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        root = cache_root()
     there = next(folder for folder in (root, *root.absolute().parents) if folder.exists())
     remedy = "set MDE_CACHE to a folder with room"
     if not os.access(there, os.W_OK):
@@ -146,6 +140,8 @@ def _disk() -> tuple:
     found = f"{free / GB:.0f} GB free for caches in {root}"
     if free < 2 * GB:
         return "disk", found, "fix", remedy
+    if said:  # neither the checkout nor the home folder can be written
+        return "disk", f"{found}: {said[0].message}", "optional", remedy
     if free < 12 * GB:
         return "disk", f"{found}; all of NYU would take 10 GB", "optional", remedy
     return "disk", found, "ok", ""

@@ -1,8 +1,10 @@
 """What the check finds on machines that lack something, and what it then says to do."""
 
+import os
 import shutil
 from collections import namedtuple
 from importlib import metadata
+from pathlib import Path
 
 import pytest
 import torch
@@ -115,7 +117,7 @@ def test_versions_out_of_range(monkeypatch, installed):
         "fix",
         'pip install "torch>=2.6", then restart the kernel',
     )
-    assert finding("timm")[:2] == ("absent; the suite needs >=1.0.9", "fix")
+    assert finding("timm")[:2] == ("absent; the suite needs >=1.0.10", "fix")
     found, state, remedy = finding("ipywidgets")
     assert found.startswith("9.0.0") and state == "fix" and "ipywidgets<9,>=7.7" in remedy
     # What a hosted image carries is not installed over.
@@ -147,16 +149,11 @@ def test_every_requirement_is_checked(installed):
     assert set(names) <= set(table[table.state == "fix"].what)
 
 
-def test_requirements_of_an_installed_package(monkeypatch):
-    monkeypatch.setattr(checkup, "__file__", "/no/such/place/mde_utils/checkup.py")
-    monkeypatch.setattr(metadata, "requires", lambda name: ["torch>=2.6", 'ruff; extra == "tests"'])
-    assert checkup.requirements() == ["torch>=2.6"]
-
-    def absent(name):
-        raise metadata.PackageNotFoundError(name)
-
-    monkeypatch.setattr(metadata, "requires", absent)
-    assert checkup.requirements() == []
+def test_the_package_has_the_requirements_of_its_checkout():
+    """So that a copy of the package alone knows them."""
+    checkout = Path(checkup.__file__).resolve().parents[1]
+    own, copy = (f / "requirements.txt" for f in (checkout, checkout / "mde_utils"))
+    assert copy.read_text() == own.read_text(), f"cp {own} {copy}"
 
 
 @pytest.mark.parametrize(
@@ -173,6 +170,17 @@ def test_a_cache_that_cannot_be_written_to(monkeypatch):
     monkeypatch.setattr(checkup.os, "access", lambda path, mode: False)
     found, state, remedy = finding("disk")
     assert "cannot be written to" in found and state == "fix" and "MDE_CACHE" in remedy
+
+
+def test_without_a_home_caches_are_temporary(monkeypatch):
+    """In containers with a user id that no one knows `Path.home` raises."""
+    monkeypatch.delenv("MDE_CACHE", raising=False)
+    monkeypatch.delenv("KAGGLEHUB_CACHE", raising=False)
+    monkeypatch.setenv("KAGGLE_KERNEL_RUN_TYPE", "Batch")  # so not in the checkout
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)
+    found, state, remedy = finding("disk")
+    assert "~/.cache/mde_utils cannot be written" in found
+    assert state == "optional" and "MDE_CACHE" in remedy
 
 
 def test_little_memory(monkeypatch):

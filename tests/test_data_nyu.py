@@ -233,8 +233,9 @@ def test_limit_is_spread_over_the_split(tmp_path, limit):
     assert where == sorted(where) and gaps.max() - gaps.min() <= 1
 
 
-@pytest.mark.parametrize("size", [(48, 64), (24, 32), (31, 45), (96, 128)])
+@pytest.mark.parametrize("size", [(48, 64), (24, 32), (80, 192), (96, 128)])
 def test_sizes_match_pil(tmp_path, size):
+    """At sizes whose pixel centres never lie between two pixels: there Pillows differ."""
     root = write_kaggle(tmp_path)
     item = NYU("test", root=root, size=size)[1]
     folder = root / "nyu_data/data/nyu2_test"

@@ -100,6 +100,9 @@ def test_requirements_cover_the_imports():
         tops -= OPTIONAL
         lacking = {top for top in tops if DISTRIBUTION.get(top, top) not in listed}
         assert not lacking, f"mde_utils/{part} imports {sorted(lacking)}, not in requirements.txt"
+    used = {name.split(".")[0] for names in package_imports().values() for name in names}
+    used |= {"tensorboard", "transformers"}  # torch imports the one, notebook 13 the other
+    assert not listed - {DISTRIBUTION.get(top, top) for top in used}, "required, imported nowhere"
     for_tests = (ROOT / "requirements-dev.txt").read_text().splitlines()
     assert {re.match(r"[\w.-]+", line)[0] for line in for_tests if line[0].isalpha()} >= OPTIONAL
 

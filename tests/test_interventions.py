@@ -406,7 +406,7 @@ def test_interval_covers_and_band_holds_reversed_pairs():
         each = 0.1 * generator.standard_normal((len(orders), 1, images)) * (1 - mean)
         names = [("most", 0), ("least", 0), *(("random", i) for i in range(20))]
         area = a_curve(mean * noise + each, names).area(num_bootstrap=300)
-        true = np.trapezoid(mean[1, :, 0] - mean[0, :, 0]) / units
+        true = torch.trapezoid(torch.as_tensor(mean[1, :, 0] - mean[0, :, 0])).item() / units
         inside += area.band_low <= area.area <= area.band_high
         covered += area.low <= true <= area.high
         assert area.low < area.area < area.high

@@ -801,7 +801,7 @@ def test_an_edit_and_the_same_figure_for_another(items):
     assert np.array_equal(drawn(plots.plot_edit(first, on=figure)), before)
 
 
-@pytest.mark.filterwarnings("error")
+@pytest.mark.filterwarnings("error", "ignore:np.find_common_type")  # pandas 2.0's own
 def test_an_explorer_of_nothing_measured_and_a_silent_unit(items):
     silent = [{**item, "depth": torch.zeros(1, 24, 32)} for item in items]
     explorer = explored(items)

@@ -256,7 +256,7 @@ class CachedDataset(Dataset):
         if not missing:
             return
         folder = self.cache_folder
-        with refusals(folder, _REMEDY):
+        with refusals(folder / "key.json", _REMEDY):
             folder.mkdir(parents=True, exist_ok=True)
             free = shutil.disk_usage(folder).free
             needed = sum(missing.values()) * self.dtype.itemsize

@@ -236,7 +236,7 @@ def find_nyu(
                 _no_nyu([f"{said}={place} (holds no {layout or 'known'} layout)"])
             )
         tried.append(f"{said} (not given)")
-    hub = Path(os.environ.get("KAGGLEHUB_CACHE") or "~/.cache/kagglehub").expanduser()
+    hub = Path(os.path.expanduser(os.environ.get("KAGGLEHUB_CACHE") or "~/.cache/kagglehub"))
     hub = hub / "datasets" / KAGGLE_HANDLE
     # BTS's layout has no marker file to search among other people's data for: it is named.
     wanted = [name for name in ("kaggle", "labelled") if layout in (None, name)]
