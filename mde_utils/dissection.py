@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 
 import pandas as pd
@@ -22,15 +23,33 @@ from mde_utils.environment import progress
 from mde_utils.passes import check_not_empty, forward, model_batches, name_of, sum_over
 from mde_utils.replay import check_map
 from mde_utils.selectivity import (
-    EPS,
     assigned_bins,
     check_definition,
     depth_selectivity,
     fold_overflow,
     layer_bins,
+    mean_response,
     pool_layers,
     selectivity_floors,
 )
+
+
+class _ByLayer(Mapping):
+    """Layer → a tensor, computed when it is first asked for."""
+
+    def __init__(self, layers: Iterable[str], compute: Callable[[str], Tensor]):
+        self._found, self._compute = dict.fromkeys(layers), compute
+
+    def __getitem__(self, layer: str) -> Tensor:
+        if self._found[layer] is None:
+            self._found[layer] = self._compute(layer)
+        return self._found[layer]
+
+    def __iter__(self):
+        return iter(self._found)
+
+    def __len__(self) -> int:
+        return len(self._found)
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,8 +62,8 @@ class Dissection:
         pixels: layer → (N_b + 1,) float64, pixels of each bin, the same way.
         bins: layer → its depth bins.
         images: number of images seen.
-        definition: ``"paper"`` or ``"reference"`` (see :mod:`mde_utils.selectivity`); both come
-            from the same sums, see :meth:`under`.
+        definition: `"paper"` or `"reference"` (see `selectivity`); both come
+            from the same sums, see `under`.
         about: what was dissected, for titles and tables: model, data set.
     """
 
@@ -62,25 +81,20 @@ class Dissection:
     def layers(self) -> list[str]:
         return list(self.sums)
 
-    @property
-    def counts(self) -> dict[str, Tensor]:
-        """Layer → (N_b,) pixels per bin."""
-        return {layer: self._folded(layer)[1] for layer in self.sums}
-
-    @property
-    def response(self) -> dict[str, Tensor]:
+    @cached_property
+    def response(self) -> Mapping[str, Tensor]:
         """Layer → (K, N_b) average response, in the activation's unit; 0 where a bin is empty."""
-        folded = {layer: self._folded(layer) for layer in self.sums}
-        return {layer: sums / (counts + EPS) for layer, (sums, counts) in folded.items()}
+        return _ByLayer(self.sums, self._response)
 
-    @property
-    def selectivity(self) -> dict[str, Tensor]:
+    @cached_property
+    def counts(self) -> Mapping[str, Tensor]:
+        """Layer → (N_b,) pixels per bin."""
+        return _ByLayer(self.sums, self._counts)
+
+    @cached_property
+    def selectivity(self) -> Mapping[str, Tensor]:
         """Layer → (K,) depth selectivity of each unit at its best bin."""
-        counts = self.counts
-        return {
-            layer: depth_selectivity(response, counts[layer], definition=self.definition)
-            for layer, response in self.response.items()
-        }
+        return _ByLayer(self.sums, self._selectivity)
 
     def mean(self, layer: str) -> float:
         """The number that the paper's tables report: mean selectivity of a layer's units."""
@@ -118,19 +132,18 @@ class Dissection:
         """A row a unit: selectivity, the bin it answers to most (with its depth range in metres),
         and its selectivity for the bin that the assignment loss would give it."""
         frames = []
-        counts, selectivity = self.counts, self.selectivity
         for layer, response in self.response.items():
             k, n = response.shape
             edges = self.bins[layer].edges
             best = response.abs().argmax(1)
             target = assigned_bins(k, n)
-            at_target = depth_selectivity(response, counts[layer], target, self.definition)
+            at_target = depth_selectivity(response, self.counts[layer], target, self.definition)
             frames.append(
                 pd.DataFrame(
                     {
                         "layer": layer,
                         "unit": range(k),
-                        "selectivity": selectivity[layer].numpy(),
+                        "selectivity": self.selectivity[layer].numpy(),
                         "best_bin": best.numpy(),
                         "best_from_m": edges[best].numpy(),
                         "best_to_m": edges[best + 1].numpy(),
@@ -145,11 +158,7 @@ class Dissection:
         return pd.concat(frames, ignore_index=True)
 
     def __add__(self, other: Dissection) -> Dissection:
-        """Both passes as one, e.g. two halves of a data set.
-
-        Raises:
-            ValueError: other layers, units, bins or definition.
-        """
+        """Both passes as one, e.g. two halves of a data set."""
         if not isinstance(other, Dissection):
             return NotImplemented
         if self.layers != other.layers or self.definition != other.definition:
@@ -186,11 +195,7 @@ class Dissection:
 
     @classmethod
     def load(cls, path: str | Path) -> Dissection:
-        """Read what :meth:`save` wrote.
-
-        Raises:
-            FileNotFoundError, ValueError: no such file, or it holds no dissection.
-        """
+        """Read what `save` wrote."""
         from safetensors import SafetensorError, safe_open
 
         path = Path(path)
@@ -213,6 +218,16 @@ class Dissection:
     def _folded(self, layer: str) -> tuple[Tensor, Tensor]:
         return fold_overflow(self.sums[layer], self.pixels[layer], self.definition)
 
+    def _response(self, layer: str) -> Tensor:
+        return mean_response(*self._folded(layer))
+
+    def _counts(self, layer: str) -> Tensor:
+        return self._folded(layer)[1]
+
+    def _selectivity(self, layer: str) -> Tensor:
+        response, counts = self.response[layer], self.counts[layer]
+        return depth_selectivity(response, counts, definition=self.definition)
+
     def _known(self, layer: str) -> str:
         if layer not in self.sums:
             raise ValueError(f"Layer {layer!r} was not dissected. Known: {', '.join(self.layers)}.")
@@ -229,19 +244,19 @@ def dissect(
     definition: str = "paper",
     grids: Mapping[str, tuple[int, ...]] | None = None,
 ) -> Dissection:
-    """Average response of every unit of ``layers`` to each depth bin, over a data set.
+    """Average response of every unit of `layers` to each depth bin, over a data set.
 
-    Any ``nn.Module`` that takes an image (B, 3, H, W) will do; its layers are named by tap or by
+    Any `nn.Module` that takes an image (B, 3, H, W) will do; its layers are named by tap or by
     module path. The model runs in evaluation mode where its parameters are; its mode is restored.
 
     Args:
-        dataset: anything with a length that yields items with ``image`` and ``depth``.
+        dataset: anything with a length that yields items with `image` and `depth`.
         layers: tap names or module paths.
-        bins: (alpha, beta) in metres, a data set's name, or layer → :class:`DepthBins`. None: the
+        bins: (alpha, beta) in metres, a data set's name, or layer → `DepthBins`. None: the
             data set's own range, else the model's, else (with a warning) that of NYU.
         batch_size: images at a time; images of other sizes start a new batch.
-        definition: ``"paper"`` or ``"reference"``.
-        grids: how the tokens of transformer layers lie (see :func:`mde_utils.activations.tap`).
+        definition: `"paper"` or `"reference"`.
+        grids: how the tokens of transformer layers lie (see `activations.tap`).
 
     """
     check_definition(definition)
@@ -309,7 +324,7 @@ def response_spread(
 
     Args:
         dissection: of this model; gives the layers, their bins and the definition.
-        progress: called with ``total`` and ``desc``, gives a bar with ``update(n)``, as tqdm does.
+        progress: called with `total` and `desc`, gives a bar with `update(n)`, as tqdm does.
 
     Returns:
         layer → (K, N_b) float64: the standard deviation, over the images that have pixels in the

@@ -26,7 +26,6 @@ __all__ = [
     "silog_loss",
     "smoothness",
     "spp_distillation",
-    "stereo_loss",
     "stereo_loss_terms",
 ]
 
@@ -45,7 +44,7 @@ def balanced_loss(
     """METER's loss, the sum of `balanced_loss_terms`; about 240 for the published XXS weights on
     NYU at a quarter of 192x256, about 760 for an untrained network.
 
-    Args and Raises: as `balanced_loss_terms`.
+    Args: as `balanced_loss_terms`.
 
     Returns:
         scalar float32, in the publication's own scale (`fit` applies the model's `loss_scale`).
@@ -80,10 +79,6 @@ def balanced_loss_terms(
 
     Returns:
         scalars `depth`, `ssim`, `normal`, `gradient`, in float32 (float64 for float64 input).
-
-    Raises:
-        ValueError: shapes that differ, are not (b, 1, h, w), or are smaller than SSIM's window;
-            a target without any valid pixel.
     """
     _check(pred, target)
     if min(pred.shape[-2:]) < WINDOW:
@@ -124,9 +119,6 @@ def mff_loss(pred: Tensor, target: Tensor, *, masked: bool = True) -> Tensor:
 
     Returns:
         scalar float32 (float64 for float64 input).
-
-    Raises:
-        ValueError: shapes that differ or are not (b, 1, h, w); a target without any valid pixel.
     """
     _check(pred, target)
     with torch.autocast(pred.device.type, enabled=False):
@@ -160,10 +152,6 @@ def silog_loss(
 
     Returns:
         scalar float32 (float64 for float64 input).
-
-    Raises:
-        ValueError: shapes that differ or are not (b, 1, h, w); a target without any valid pixel;
-            a negative min_depth or variance_focus outside [0, 1].
     """
     _check(pred, target)
     if min_depth < 0 or not 0 <= variance_focus <= 1:
@@ -192,9 +180,6 @@ def l1_loss(pred: Tensor, target: Tensor) -> Tensor:
 
     Returns:
         scalar float32 (float64 for float64 input).
-
-    Raises:
-        ValueError: shapes that differ or are not (b, 1, h, w); a target without any valid pixel.
     """
     _check(pred, target)
     p, y, valid = _without_holes(pred, target, True, above=1e-4)
@@ -202,18 +187,6 @@ def l1_loss(pred: Tensor, target: Tensor) -> Tensor:
 
 
 # ---- from stereo pairs --------------------------------------------------------------------
-
-
-def stereo_loss(disparities: Sequence[Tensor], batch: dict, **options) -> Tensor:
-    """EPCDepth's loss (Peng et al. 2021, section 3), the sum of `stereo_loss_terms`: 1 to 2 for an
-    untrained network on streets, about .3 of it photometric; true depth has .07 of that.
-
-    Args, options and Raises: as `stereo_loss_terms`.
-
-    Returns:
-        scalar float32.
-    """
-    return torch.stack(list(stereo_loss_terms(disparities, batch, **options).values())).sum()
 
 
 def stereo_loss_terms(
@@ -227,7 +200,9 @@ def stereo_loss_terms(
     smooth: float = 0.0,
     generator: torch.Generator | None = None,
 ) -> dict[str, Tensor]:
-    """The terms of EPCDepth's loss, weighted; each a mean over the disparities.
+    """The terms of EPCDepth's loss (Peng et al. 2021, section 3), weighted; each a mean over the
+    disparities. Their sum is 1 to 2 for an untrained network on streets, about .3 of it
+    photometric; true depth has .07 of that.
 
     Each disparity, bilinearly enlarged to the image's size, is depth (`disparity_to_depth`), by
     which the other camera's picture is warped to this one's: error e_0 (`photometric_error`). Two
@@ -257,10 +232,6 @@ def stereo_loss_terms(
 
     Returns:
         scalars `photometric` and, where switched on, `hint`, `distillation`, `smoothness`.
-
-    Raises:
-        ValueError: a batch that lacks something (all named), shapes that do not belong together, a
-            baseline of 0, more scales than disparities.
     """
     image, other, hint = _check_stereo(disparities, batch, hints, scales)
     with torch.autocast(image.device.type, enabled=False):
@@ -311,9 +282,6 @@ def spp_distillation(disparities: Sequence[Tensor], errors: Sequence[Tensor]) ->
     Args:
         disparities: each (b, 1, h, w), of one size.
         errors: the `photometric_error` of each.
-
-    Raises:
-        ValueError: no disparity, not as many errors, shapes that differ.
     """
     shapes = {tuple(x.shape) for x in (*disparities, *errors)}
     if len(disparities) != len(errors) or len(shapes) != 1:
@@ -343,9 +311,6 @@ def smoothness(disparity: Tensor, image: Tensor) -> Tensor:
     Args:
         disparity: (b, 1, h, w) above 0.
         image: (b, c, h, w) in [0, 1].
-
-    Raises:
-        ValueError: sizes that differ.
     """
     if disparity.shape[-2:] != image.shape[-2:]:
         raise ValueError(
@@ -371,9 +336,6 @@ def post_process_disparity(left: Tensor, flipped: Tensor) -> Tensor:
     Args:
         left: (…, h, w) disparity of the picture.
         flipped: the same of the mirrored picture, mirrored back.
-
-    Raises:
-        ValueError: shapes that differ.
     """
     if left.shape != flipped.shape:
         raise ValueError(

@@ -3,11 +3,11 @@ two losses that train for it (You et al. 2021, sections 3 and 4).
 
 Two definitions, and every printed number should say which:
 
-``"paper"``
+`"paper"`
     The formulas of the paper: |mean| in training and evaluation alike; bins that hold no pixel
     take part in neither the maximum nor the mean; a unit whose assigned bin is absent leaves the
     average; depth beyond the last edge is no measurement.
-``"reference"``
+`"reference"`
     The released code to the last digit: bins without pixels count as zero responses; absent units
     score 0 and stay in the divisor; the *loss* takes |A| before the mean over a bin, the evaluation
     after; depth beyond the last edge falls into bin 0.
@@ -43,15 +43,12 @@ def check_definition(definition: str) -> str:
     return definition
 
 
-# ------------------------------------------------------------------ average response
+# ------------------------------ average response, equation 1
 
 
-def pool_by_bin(activation: Tensor, bins: Tensor, num_bins: int) -> tuple[Tensor, Tensor]:
-    """Sum of the bilinearly upsampled activation over the pixels of each bin.
-
-    The upsampling U is linear, so sum_p (U a)_p m_p = a · (Uᵀ m): the feature maps are never
-    upsampled. Each labelled pixel's four bilinear weights are scattered once into Uᵀm (bins × cells
-    of the feature map), which all units share; the rest is one matrix product an image.
+def average_response(activation: Tensor, bins: Tensor, num_bins: int) -> tuple[Tensor, Tensor]:
+    """Average response of each unit to each depth bin (You et al. 2021, equation 1): the mean of
+    its activation, bilinearly upsampled to the bins' size, over the pixels of the bin.
 
     Args:
         activation: (B, K, h, w), any floating dtype; gradients flow through it.
@@ -59,10 +56,267 @@ def pool_by_bin(activation: Tensor, bins: Tensor, num_bins: int) -> tuple[Tensor
         num_bins: N_b.
 
     Returns:
-        sums (K, N_b) float64 over all B images, and pixel counts (N_b,) float64.
+        response (K, N_b) float64 in the activation's unit, 0 where a bin is empty; and pixel counts
+        (N_b,) float64.
+    """
+    sums, counts = pool_by_bin(activation, bins, num_bins)
+    return mean_response(sums, counts), counts
 
-    Raises:
-        ValueError: shapes that do not belong together, or a bin outside −1 … num_bins − 1.
+
+def mean_response(sums: Tensor, counts: Tensor) -> Tensor:
+    """Equation 1 from its sums (K, N_b), of however many batches, and counts (N_b,)."""
+    return sums / (counts + EPS)
+
+
+# ------------------------------ depth selectivity, equations 2 and 3
+
+
+def depth_selectivity(
+    response: Tensor,
+    counts: Tensor | None = None,
+    target: Tensor | None = None,
+    definition: str = "paper",
+) -> Tensor:
+    """Depth selectivity DS = (max − rest) / (max + rest) of each unit, from its average responses.
+
+    You et al. 2021, equation 2: `max` is the largest |response| over the bins, `rest` the mean
+    of the others. With `target` (equation 5) the assigned bin stands in for the largest one, and
+    DS reaches down to −1.
+
+    Args:
+        response: (K, N_b) average response per bin, any sign.
+        counts: (N_b,) pixels per bin; None = every bin holds some.
+        target: (K,) int64 assigned bins, or None for the largest.
+        definition: `"paper"` or `"reference"` (see the module).
+
+    Returns:
+        (K,) in the dtype of `response`. `"paper"`: NaN for a unit that has no such number: its
+        assigned bin holds no pixel, or fewer than two bins do. `"reference"`: 0 for a unit whose
+        assigned bin holds no pixel.
+    """
+    check_definition(definition)
+    if response.ndim != 2 or response.shape[1] < 2:
+        raise ValueError(f"Responses must be (K, N_b >= 2); got {tuple(response.shape)}.")
+    num_bins = response.shape[1]
+    populated = torch.ones(num_bins, dtype=torch.bool, device=response.device)
+    if counts is not None:
+        if counts.shape != (num_bins,):
+            raise ValueError(f"counts must be ({num_bins},); got {tuple(counts.shape)}.")
+        populated = counts.to(response.device) > 0
+    magnitude = torch.where(populated, response.abs(), 0)
+    if target is None:
+        chosen, present = magnitude.amax(1), populated.any()
+    else:
+        target = target.to(response.device)
+        chosen = magnitude.gather(1, target[:, None])[:, 0]
+        present = populated[target]
+    # In the paper's definition the mean runs over bins with pixels; the code divides by N_b − 1.
+    others = (populated.sum() - 1).clamp(min=1) if definition == "paper" else num_bins - 1
+    rest = (magnitude.sum(1) - chosen) / others
+    selectivity = (chosen - rest) / (chosen + rest + EPS)
+    if definition == "paper":
+        return torch.where(present & (populated.sum() > 1), selectivity, math.nan)
+    return torch.where(present, selectivity, 0) if target is not None else selectivity
+
+
+def selectivity_floors(counts: Tensor, definition: str = "paper", *, draws: int = 20_000) -> dict:
+    """What says nothing: the selectivity of units without any tuning at this bin occupancy.
+
+    The paper's equation 3 is the mean of a random unit, E[DS] = 1/3, where every bin holds pixels.
+    Under `"reference"` empty bins alone make a unit look selective; under `"paper"` few bins
+    still widen the spread of a random unit.
+
+    Args:
+        counts: (N_b,) pixels per bin.
+
+    Returns:
+        `flat`: a unit with the same response in every bin that holds pixels; `uniform`: the
+        mean over units with independent uniform responses (equation 3, by Monte Carlo with a fixed
+        seed); `populated` and `bins`.
+    """
+    counts = torch.as_tensor(counts, dtype=torch.float64).cpu()
+    random = torch.rand(draws, len(counts), generator=torch.Generator().manual_seed(0))
+    random = random.double() * (counts > 0)
+    flat = (counts > 0).double()[None]
+    return {
+        "flat": depth_selectivity(flat, counts, definition=definition).item(),
+        "uniform": depth_selectivity(random, counts, definition=definition).mean().item(),
+        "populated": int((counts > 0).sum()),
+        "bins": len(counts),
+    }
+
+
+# ------------------------------ losses, equations 4 and 5
+
+
+class SelectivityLoss:
+    """Selectivity of a batch, to be added to a depth loss with a negative weight:
+    `loss = depth_loss + imde_alpha * selectivity(acts, depth)` with imde_alpha = −0.1.
+
+    You et al. 2021, equations 4 (`"reg"`, the largest bin of each unit) and 5 (`"assign"`, the
+    bin assigned to it); the sum over layers of the mean over units.
+
+    Under `torch.distributed` sums and counts are added over processes before the ratio, so that
+    processes with a part of the batch each have the selectivity of the whole batch, and, with
+    gradients averaged over processes, its gradient.
+
+    Args:
+        bins_range: (alpha, beta) in metres, or a data set's name.
+        method: `"assign"` or `"reg"`.
+        definition: `"paper"` or `"reference"` (see the module).
+        ema: ρ in [0, 1); 0 = off. The average response of a bin is that of an exponential moving
+            average of sums and counts: `S ← ρ S + s` and `N ← ρ N + n` where the batch has
+            pixels of the bin; where it has none, S and N stay, so an absent bin keeps its last
+            estimate. The gradient is that of the batch's own part, times the weight of all batches
+            in that average (1 at first, 1 / (1 − ρ) in the end), so that imde_alpha means the same
+            as without.
+        coverage: weigh bins by their pixels. "The others" of a unit become the pixel-weighted mean
+            of the other bins, and units count by the pixels of their own bin. A bin with a handful
+            of pixels then says little, where the paper gives it the same say as all others.
+        distributed: None = where `torch.distributed` is initialised.
+    """
+
+    def __init__(
+        self,
+        bins_range,
+        method: str = "assign",
+        definition: str = "paper",
+        *,
+        ema: float = 0.0,
+        coverage: bool = False,
+        distributed: bool | None = None,
+    ):
+        if method not in METHODS:
+            raise ValueError(f"Unknown method {method!r}. Known: {', '.join(METHODS)}.")
+        if not 0 <= ema < 1:
+            raise ValueError(f"ema must be from 0 (off) to below 1; got {ema!r}.")
+        self.range = depth_range(bins_range)
+        self.method = method
+        self.definition = check_definition(definition)
+        self.ema, self.coverage, self.distributed = ema, coverage, distributed
+        #: By layer: moving sums (K, N_b) and counts (N_b,), and the weight (N_b,) of the batches in
+        #: them; to be saved with a checkpoint.
+        self.state: dict[str, tuple[Tensor, Tensor, Tensor]] = {}
+
+    def __call__(self, acts: Mapping[str, Tensor], depth: Tensor) -> Tensor:
+        """Scalar float32, larger = more selective.
+
+        Args:
+            acts: layer → (B, K, h, w), as `tap(..., detach=False)` gives them.
+            depth: (B, 1, H, W) metres, 0 = no measurement.
+        """
+        return torch.stack(list(self.layers(acts, depth).values())).sum()
+
+    def layers(self, acts: Mapping[str, Tensor], depth: Tensor) -> dict[str, Tensor]:
+        """The terms of the sum: layer → mean selectivity of its units in this batch."""
+        return self.terms(self.pool(acts, depth))
+
+    def pool(self, acts: Mapping[str, Tensor], depth: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
+        """layer → sums (K, N_b) and pixel counts (N_b,) of the batch, over all processes."""
+        bins = {name: layer_bins(a.shape[1], self.range) for name, a in acts.items()}
+        if self.definition == "reference":
+            acts = {name: a.abs() for name, a in acts.items()}
+        pooled = {
+            name: fold_overflow(*parts, self.definition)
+            for name, parts in pool_layers(acts, depth, bins).items()
+        }
+        if rank_and_world(self.distributed)[1] > 1:
+            whole = iter(sum_over_processes([part for pair in pooled.values() for part in pair]))
+            pooled = {name: (next(whole), next(whole)) for name in pooled}
+        return pooled
+
+    def terms(self, pooled: Mapping[str, tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
+        """What `layers` returns, from what `pool` returned. Updates `state`."""
+        return {name: self._mean(name, *parts).float() for name, parts in pooled.items()}
+
+    def _mean(self, name: str, sums: Tensor, counts: Tensor) -> Tensor:
+        if not counts.any():
+            raise ValueError(
+                f"No pixel of the batch has a depth within {self.range} metres, so layer {name!r} "
+                "has no selectivity. Leave such images out, or give the range of the data set."
+            )
+        if self.ema:
+            sums, counts = self._carried(name, sums, counts)
+        response = mean_response(sums, counts)
+        target = None
+        if self.method == "assign":
+            target = assigned_bins(*response.shape).to(response.device)
+        if self.coverage:
+            return _weighted_selectivity(response, counts, target)
+        values = depth_selectivity(response, counts, target, self.definition)
+        if self.definition == "reference":
+            return values.mean()
+        present = ~values.detach().isnan()  # absent units are left out, and have no gradient
+        return torch.where(present, values, 0).sum() / present.sum().clamp(min=1)
+
+    def _carried(self, name: str, sums: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
+        """The moving statistics with this batch in them; only the batch's part has a gradient."""
+        own, weight = sums.detach(), (counts > 0).to(counts)
+        if name in self.state:
+            former_sums, former_counts, former_weight = self.state[name]
+            present = counts > 0
+            keep = torch.where(present, self.ema, 1.0)
+            own, counts = own + keep * former_sums, counts + keep * former_counts
+            weight = torch.where(present, 1 + self.ema * former_weight, former_weight)
+        self.state[name] = own, counts, weight
+        return own + weight * (sums - sums.detach()), counts
+
+
+def _weighted_selectivity(response: Tensor, counts: Tensor, target: Tensor | None) -> Tensor:
+    """Mean selectivity of a layer, bins and units weighted by pixels: `coverage=True`."""
+    magnitude = response.abs()  # an empty bin has the weight 0 below
+    share = counts / counts.sum()
+    if target is None:
+        target = torch.where(counts > 0, magnitude.detach(), -1).argmax(1)
+    chosen, own = magnitude.gather(1, target[:, None])[:, 0], share[target]
+    others = (1 - own).clamp(min=EPS)
+    rest = ((magnitude * share).sum(1) - chosen * own) / others
+    selectivity = (chosen - rest) / (chosen + rest + EPS)
+    # A unit whose bin fills the whole batch has nothing to be compared with.
+    weight = own * (own < 1)
+    return (selectivity * weight).sum() / weight.sum().clamp(min=EPS)
+
+
+# ------------------------------ who answers for which depth, equation 6
+
+
+def assigned_bins(num_units: int, num_bins: int) -> Tensor:
+    """The bin d_k = floor(k · N_b / K) that the assignment loss gives to each unit; int64 (K,).
+
+    You et al. 2021, equation 6: units in order, as evenly as their number allows.
+    """
+    if num_units < 1 or num_bins < 1:
+        raise ValueError(f"Need at least one unit and one bin; got {num_units} and {num_bins}.")
+    if num_bins > num_units:
+        raise ValueError(
+            f"{num_units} units cannot cover {num_bins} bins: some bins would have no unit. "
+            f"Use at most {num_units} bins, or a layer with more units."
+        )
+    return torch.arange(num_units) * num_bins // num_units
+
+
+@lru_cache(maxsize=64)
+def layer_bins(num_units: int, bins_range: tuple[float, float]) -> DepthBins:
+    """The bins of a layer: SID with N_b = min(units, 64) (You et al. 2021, section 4)."""
+    if num_units < 2:
+        raise ValueError(f"A layer of {num_units} unit has no bins to tell apart; it needs 2.")
+    return DepthBins.sid(min(num_units, MAX_BINS), *depth_range(bins_range))
+
+
+# ------------------------------ the sums behind equation 1
+
+
+def pool_by_bin(activation: Tensor, bins: Tensor, num_bins: int) -> tuple[Tensor, Tensor]:
+    """The sums of equation 1: of the bilinearly upsampled activation over each bin's pixels.
+
+    The upsampling U is linear, so sum_p (U a)_p m_p = a · (Uᵀ m): the feature maps are never
+    upsampled. Each labelled pixel's four bilinear weights are scattered once into Uᵀm (bins × cells
+    of the feature map), which all units share; the rest is one matrix product an image.
+
+    Args: as `average_response`.
+
+    Returns:
+        sums (K, N_b) float64 over all B images, and pixel counts (N_b,) float64.
     """
     bins = _bin_maps(activation, bins)
     low, high = int(bins.min()), int(bins.max())
@@ -79,7 +333,7 @@ def pool_by_bin(activation: Tensor, bins: Tensor, num_bins: int) -> tuple[Tensor
 def pool_layers(
     acts: Mapping[str, Tensor], depth: Tensor, bins: Mapping[str, DepthBins]
 ) -> dict[str, tuple[Tensor, Tensor]]:
-    """:func:`pool_by_bin` for several layers, sharing all that can be shared.
+    """`pool_by_bin` for several layers, sharing all that can be shared.
 
     Layers of one resolution share one scatter, over the union of their bins' edges; each layer's
     bins are then sums of columns of the product.
@@ -120,6 +374,17 @@ def pool_layers(
     return {layer: result[layer] for layer in acts}
 
 
+def fold_overflow(sums: Tensor, counts: Tensor, definition: str) -> tuple[Tensor, Tensor]:
+    """(K, N_b + 1) → (K, N_b) and (N_b + 1,) → (N_b,): the overflow of `pool_layers` is
+    dropped (`"paper"`) or goes into bin 0 (`"reference"`)."""
+    inside = sums[..., :-1], counts[..., :-1]
+    if definition == "paper":
+        return inside
+    first = torch.zeros(counts.shape[-1] - 1, dtype=sums.dtype, device=sums.device)
+    first[0] = 1
+    return inside[0] + sums[..., -1:] * first, inside[1] + counts[..., -1:] * first
+
+
 def _union(edges: Iterable[tuple[float, ...]]) -> tuple[float, ...]:
     return tuple(sorted(set().union(*edges)))
 
@@ -128,7 +393,7 @@ def _union(edges: Iterable[tuple[float, ...]]) -> tuple[float, ...]:
 def _contains(
     coarse: tuple[float, ...], fine: tuple[float, ...], device: torch.device
 ) -> tuple[Tensor, Tensor]:
-    """The interval of ``coarse`` that holds each interval of ``fine``, of which the last lies
+    """The interval of `coarse` that holds each interval of `fine`, of which the last lies
     beyond the last edge, as does number len(coarse) − 1: as an index, and as the matrix (fine,
     coarse) that adds up columns."""
     ends = torch.tensor([*fine[1:], math.inf], dtype=torch.float64)
@@ -178,7 +443,7 @@ def _pool(activations: list[Tensor], bins: Tensor, num_bins: int) -> list[Tensor
 
 def _sort(bins: Tensor, num_bins: int) -> tuple[Tensor, Tensor, Tensor]:
     """Pixels (P,) in the order of their bins, where each bag of them begins, and the bags of each
-    bin as a matrix (num_bins, bags): a bag has at most :data:`_RUN` pixels of one bin, or none."""
+    bin as a matrix (num_bins, bags): a bag has at most `_RUN` pixels of one bin, or none."""
     # Few bits are sorted faster.
     order = bins.to(torch.uint8 if num_bins <= 256 else torch.int32).sort(stable=True).indices
     sizes = torch.bincount(bins, minlength=num_bins)
@@ -247,258 +512,3 @@ def _taps(height: int, width: int, h: int, w: int, device: torch.device):
     corners = [(1 - v, 1 - u), (1 - v, u), (v, 1 - u), (v, u)]
     weights = torch.stack([(a[:, None] * b).flatten() for a, b in corners])
     return cell.flatten().to(device), weights.float().to(device)
-
-
-# ------------------------------------------------------------------ depth selectivity
-
-
-def assigned_bins(num_units: int, num_bins: int) -> Tensor:
-    """The bin d_k = floor(k · N_b / K) that the assignment loss gives to each unit; int64 (K,).
-
-    You et al. 2021, section 4.2: units in order, as evenly as their number allows.
-
-    Raises:
-        ValueError: more bins than units, or not a positive number of both.
-    """
-    if num_units < 1 or num_bins < 1:
-        raise ValueError(f"Need at least one unit and one bin; got {num_units} and {num_bins}.")
-    if num_bins > num_units:
-        raise ValueError(
-            f"{num_units} units cannot cover {num_bins} bins: some bins would have no unit. "
-            f"Use at most {num_units} bins, or a layer with more units."
-        )
-    return torch.arange(num_units) * num_bins // num_units
-
-
-@lru_cache(maxsize=64)
-def layer_bins(num_units: int, bins_range: tuple[float, float]) -> DepthBins:
-    """The bins of a layer: SID with N_b = min(units, 64) (You et al. 2021, section 4).
-
-    Raises:
-        ValueError: fewer than two units, or no range.
-    """
-    if num_units < 2:
-        raise ValueError(f"A layer of {num_units} unit has no bins to tell apart; it needs 2.")
-    return DepthBins.sid(min(num_units, MAX_BINS), *depth_range(bins_range))
-
-
-def depth_selectivity(
-    response: Tensor,
-    counts: Tensor | None = None,
-    target: Tensor | None = None,
-    definition: str = "paper",
-) -> Tensor:
-    """Depth selectivity DS = (max − rest) / (max + rest) of each unit, from its average responses.
-
-    You et al. 2021, equation 2: ``max`` is the largest |response| over the bins, ``rest`` the mean
-    of the others. With ``target`` (equation 5) the assigned bin stands in for the largest one, and
-    DS reaches down to −1.
-
-    Args:
-        response: (K, N_b) average response per bin, any sign.
-        counts: (N_b,) pixels per bin; None = every bin holds some.
-        target: (K,) int64 assigned bins, or None for the largest.
-        definition: ``"paper"`` or ``"reference"`` (see the module).
-
-    Returns:
-        (K,) in the dtype of ``response``. ``"paper"``: NaN for a unit that has no such number: its
-        assigned bin holds no pixel, or fewer than two bins do. ``"reference"``: 0 for a unit whose
-        assigned bin holds no pixel.
-    """
-    check_definition(definition)
-    if response.ndim != 2 or response.shape[1] < 2:
-        raise ValueError(f"Responses must be (K, N_b >= 2); got {tuple(response.shape)}.")
-    num_bins = response.shape[1]
-    populated = torch.ones(num_bins, dtype=torch.bool, device=response.device)
-    if counts is not None:
-        if counts.shape != (num_bins,):
-            raise ValueError(f"counts must be ({num_bins},); got {tuple(counts.shape)}.")
-        populated = counts.to(response.device) > 0
-    magnitude = torch.where(populated, response.abs(), 0)
-    if target is None:
-        chosen, present = magnitude.amax(1), populated.any()
-    else:
-        target = target.to(response.device)
-        chosen = magnitude.gather(1, target[:, None])[:, 0]
-        present = populated[target]
-    # In the paper's definition the mean runs over bins with pixels; the code divides by N_b − 1.
-    others = (populated.sum() - 1).clamp(min=1) if definition == "paper" else num_bins - 1
-    rest = (magnitude.sum(1) - chosen) / others
-    selectivity = (chosen - rest) / (chosen + rest + EPS)
-    if definition == "paper":
-        return torch.where(present & (populated.sum() > 1), selectivity, math.nan)
-    return torch.where(present, selectivity, 0) if target is not None else selectivity
-
-
-def selectivity_floors(counts: Tensor, definition: str = "paper", *, draws: int = 20_000) -> dict:
-    """What says nothing: the selectivity of units without any tuning at this bin occupancy.
-
-    Under ``"reference"`` empty bins alone make a unit look selective; under ``"paper"`` few bins
-    still widen the spread of a random unit.
-
-    Args:
-        counts: (N_b,) pixels per bin.
-
-    Returns:
-        ``flat``: a unit with the same response in every bin that holds pixels; ``uniform``: the
-        mean over units with independent uniform responses (the paper's 1/3, by Monte Carlo with a
-        fixed seed); ``populated`` and ``bins``.
-    """
-    counts = torch.as_tensor(counts, dtype=torch.float64).cpu()
-    random = torch.rand(draws, len(counts), generator=torch.Generator().manual_seed(0))
-    random = random.double() * (counts > 0)
-    flat = (counts > 0).double()[None]
-    return {
-        "flat": depth_selectivity(flat, counts, definition=definition).item(),
-        "uniform": depth_selectivity(random, counts, definition=definition).mean().item(),
-        "populated": int((counts > 0).sum()),
-        "bins": len(counts),
-    }
-
-
-# ------------------------------------------------------------------ losses
-
-
-class SelectivityLoss:
-    """Selectivity of a batch, to be added to a depth loss with a negative weight:
-    ``loss = depth_loss + imde_alpha * selectivity(acts, depth)`` with imde_alpha = −0.1.
-
-    You et al. 2021, equations 4 (``"reg"``, the largest bin of each unit) and 5 (``"assign"``, the
-    bin assigned to it); the sum over layers of the mean over units.
-
-    Under ``torch.distributed`` sums and counts are added over processes before the ratio, so that
-    processes with a part of the batch each have the selectivity of the whole batch, and, with
-    gradients averaged over processes, its gradient.
-
-    Args:
-        bins_range: (alpha, beta) in metres, or a data set's name.
-        method: ``"assign"`` or ``"reg"``.
-        definition: ``"paper"`` or ``"reference"`` (see the module).
-        ema: ρ in [0, 1); 0 = off. The average response of a bin is that of an exponential moving
-            average of sums and counts: ``S ← ρ S + s`` and ``N ← ρ N + n`` where the batch has
-            pixels of the bin; where it has none, S and N stay, so an absent bin keeps its last
-            estimate. The gradient is that of the batch's own part, times the weight of all batches
-            in that average (1 at first, 1 / (1 − ρ) in the end), so that imde_alpha means the same
-            as without.
-        coverage: weigh bins by their pixels. "The others" of a unit become the pixel-weighted mean
-            of the other bins, and units count by the pixels of their own bin. A bin with a handful
-            of pixels then says little, where the paper gives it the same say as all others.
-        distributed: None = where ``torch.distributed`` is initialised.
-
-    Raises:
-        ValueError: unknown method, definition or range, or ema outside [0, 1).
-    """
-
-    def __init__(
-        self,
-        bins_range,
-        method: str = "assign",
-        definition: str = "paper",
-        *,
-        ema: float = 0.0,
-        coverage: bool = False,
-        distributed: bool | None = None,
-    ):
-        if method not in METHODS:
-            raise ValueError(f"Unknown method {method!r}. Known: {', '.join(METHODS)}.")
-        if not 0 <= ema < 1:
-            raise ValueError(f"ema must be from 0 (off) to below 1; got {ema!r}.")
-        self.range = depth_range(bins_range)
-        self.method = method
-        self.definition = check_definition(definition)
-        self.ema, self.coverage, self.distributed = ema, coverage, distributed
-        #: By layer: moving sums (K, N_b) and counts (N_b,), and the weight (N_b,) of the batches in
-        #: them; to be saved with a checkpoint.
-        self.state: dict[str, tuple[Tensor, Tensor, Tensor]] = {}
-
-    def __call__(self, acts: Mapping[str, Tensor], depth: Tensor) -> Tensor:
-        """Scalar float32, larger = more selective.
-
-        Args:
-            acts: layer → (B, K, h, w), as ``tap(..., detach=False)`` gives them.
-            depth: (B, 1, H, W) metres, 0 = no measurement.
-
-        Raises:
-            ValueError: no layers, or a batch without valid depth.
-        """
-        return torch.stack(list(self.layers(acts, depth).values())).sum()
-
-    def layers(self, acts: Mapping[str, Tensor], depth: Tensor) -> dict[str, Tensor]:
-        """The terms of the sum: layer → mean selectivity of its units in this batch."""
-        return self.terms(self.pool(acts, depth))
-
-    def pool(self, acts: Mapping[str, Tensor], depth: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
-        """layer → sums (K, N_b) and pixel counts (N_b,) of the batch, over all processes."""
-        bins = {name: layer_bins(a.shape[1], self.range) for name, a in acts.items()}
-        if self.definition == "reference":
-            acts = {name: a.abs() for name, a in acts.items()}
-        pooled = {
-            name: fold_overflow(*parts, self.definition)
-            for name, parts in pool_layers(acts, depth, bins).items()
-        }
-        if rank_and_world(self.distributed)[1] > 1:
-            whole = iter(sum_over_processes([part for pair in pooled.values() for part in pair]))
-            pooled = {name: (next(whole), next(whole)) for name in pooled}
-        return pooled
-
-    def terms(self, pooled: Mapping[str, tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
-        """What :meth:`layers` returns, from what :meth:`pool` returned. Updates :attr:`state`."""
-        return {name: self._mean(name, *parts).float() for name, parts in pooled.items()}
-
-    def _mean(self, name: str, sums: Tensor, counts: Tensor) -> Tensor:
-        if not counts.any():
-            raise ValueError(
-                f"No pixel of the batch has a depth within {self.range} metres, so layer {name!r} "
-                "has no selectivity. Leave such images out, or give the range of the data set."
-            )
-        if self.ema:
-            sums, counts = self._carried(name, sums, counts)
-        response = sums / (counts + EPS)
-        target = None
-        if self.method == "assign":
-            target = assigned_bins(*response.shape).to(response.device)
-        if self.coverage:
-            return _weighted_selectivity(response, counts, target)
-        values = depth_selectivity(response, counts, target, self.definition)
-        if self.definition == "reference":
-            return values.mean()
-        present = ~values.detach().isnan()  # absent units are left out, and have no gradient
-        return torch.where(present, values, 0).sum() / present.sum().clamp(min=1)
-
-    def _carried(self, name: str, sums: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
-        """The moving statistics with this batch in them; only the batch's part has a gradient."""
-        own, weight = sums.detach(), (counts > 0).to(counts)
-        if name in self.state:
-            former_sums, former_counts, former_weight = self.state[name]
-            present = counts > 0
-            keep = torch.where(present, self.ema, 1.0)
-            own, counts = own + keep * former_sums, counts + keep * former_counts
-            weight = torch.where(present, 1 + self.ema * former_weight, former_weight)
-        self.state[name] = own, counts, weight
-        return own + weight * (sums - sums.detach()), counts
-
-
-def _weighted_selectivity(response: Tensor, counts: Tensor, target: Tensor | None) -> Tensor:
-    """Mean selectivity of a layer, bins and units weighted by pixels: ``coverage=True``."""
-    magnitude = response.abs()  # an empty bin has the weight 0 below
-    share = counts / counts.sum()
-    if target is None:
-        target = torch.where(counts > 0, magnitude.detach(), -1).argmax(1)
-    chosen, own = magnitude.gather(1, target[:, None])[:, 0], share[target]
-    others = (1 - own).clamp(min=EPS)
-    rest = ((magnitude * share).sum(1) - chosen * own) / others
-    selectivity = (chosen - rest) / (chosen + rest + EPS)
-    # A unit whose bin fills the whole batch has nothing to be compared with.
-    weight = own * (own < 1)
-    return (selectivity * weight).sum() / weight.sum().clamp(min=EPS)
-
-
-def fold_overflow(sums: Tensor, counts: Tensor, definition: str) -> tuple[Tensor, Tensor]:
-    """(K, N_b + 1) → (K, N_b) and (N_b + 1,) → (N_b,): the overflow of :func:`pool_layers` is
-    dropped (``"paper"``) or goes into bin 0 (``"reference"``)."""
-    inside = sums[..., :-1], counts[..., :-1]
-    if definition == "paper":
-        return inside
-    first = torch.zeros(counts.shape[-1] - 1, dtype=sums.dtype, device=sums.device)
-    first[0] = 1
-    return inside[0] + sums[..., -1:] * first, inside[1] + counts[..., -1:] * first

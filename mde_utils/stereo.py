@@ -9,9 +9,7 @@ are RGB with three equal channels: every function here takes them as it takes co
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -39,9 +37,6 @@ NO_MATCH = -1
 
 GRAFT_RATIOS = (0.0, 0.2, 0.4, 0.6, 0.8)
 SAME_CAMERA = 0.05  # how far focal length and baseline of grafted items may differ, as a share
-
-FEW_MATCHES = 12
-ROW_TOLERANCE = 1.0  # pixels
 
 
 # ---- geometry -----------------------------------------------------------------------------
@@ -92,9 +87,6 @@ def warp(
     Returns:
         (b, c, h, w) the picture, differentiable in `other` and `depth`, float32 (float64 for
         float64 depth); and (b, 1, h, w) bool: where it was taken from inside `other`.
-
-    Raises:
-        ValueError: shapes that do not belong together.
     """
     b, _, h, w = _four(other, "other")
     for what, given, wanted in (
@@ -143,9 +135,6 @@ def photometric_error(warped: Tensor, target: Tensor) -> Tensor:
 
     Returns:
         (b, 1, h, w) float32 (float64 for float64 input).
-
-    Raises:
-        ValueError: shapes that differ, are not (b, c, h, w), or are smaller than 2x2.
     """
     shape = _four(warped, "warped")
     if target.shape != warped.shape or min(shape[-2:]) < 2:
@@ -182,40 +171,24 @@ def _four(x: Tensor, what: str) -> torch.Size:
 # ---- depth hints --------------------------------------------------------------------------
 
 
-def depth_hints(
-    left: Tensor, right: Tensor, *, focal: float, baseline: float, offset: float = 0.0
-) -> Tensor:
-    """Depth by semi-global matching (Hirschmüller 2008, OpenCV), in twelve ways, fused.
+def matched_disparity(left: Tensor, right: Tensor, *, reverse: bool = False) -> Tensor:
+    """Disparity by semi-global matching (Hirschmüller 2008, OpenCV), in twelve ways, fused: what
+    depth hints are made of, by `disparity_to_hint`; `WithHints` gives them to a data set's items.
 
     Block sizes 1, 2, 3 with four search ranges: 64, 96, 128, 160 pixels at the publication's width
     of 1024, at others in proportion, rounded up to OpenCV's multiples of 16 (so narrow images have
-    fewer). Each pixel takes the depth of that run whose warped picture has the lowest
+    fewer). Each pixel takes the disparity of that run whose warped picture has the lowest
     `photometric_error` there (Watson et al. 2019; EPCDepth, Peng et al. 2021). A run finds nothing
     in as many columns at the border as its range is wide, and none finds what is nearer than
     6.4 focal · baseline / width: 2 m on KITTI, .5 m on rooms with cameras .1 m apart.
 
     Args:
-        left: (3, h, w) RGB in [0, 1], the picture that gets the depth.
-        right: (3, h, w) of the camera `baseline` metres to its right (negative: left).
-        focal: pixels.
-        offset: principal point of `right` minus that of `left`, pixels, where the rectification
-            left one (Middlebury's doffs).
+        left: (3, h, w) RGB in [0, 1], the picture that gets the disparity.
+        right: (3, h, w) of the other camera, to its right.
+        reverse: the other camera stands to the left.
 
     Returns:
-        (1, h, w) float32 metres, 0 = none.
-
-    Raises:
-        ValueError: as `check_pair` for sizes and calibration; images too narrow to search.
-    """
-    _check_calibration(focal, baseline, offset)
-    found = matched_disparity(left, right, reverse=baseline < 0)
-    return disparity_to_hint(found, focal=focal, baseline=baseline, offset=offset)
-
-
-def matched_disparity(left: Tensor, right: Tensor, *, reverse: bool = False) -> Tensor:
-    """The disparity behind `depth_hints`: (1, h, w) int16 in sixteenths of a pixel, -1 = none.
-
-    reverse: the other camera stands to the left.
+        (1, h, w) int16 in sixteenths of a pixel, -1 = none.
     """
     import cv2  # which the depth networks do without
     import numpy as np
@@ -258,7 +231,14 @@ def matched_disparity(left: Tensor, right: Tensor, *, reverse: bool = False) -> 
 def disparity_to_hint(
     disparity: Tensor, *, focal: float, baseline: float, offset: float = 0.0
 ) -> Tensor:
-    """`matched_disparity` as depth in metres, float32, 0 = none."""
+    """`matched_disparity` as depth in metres, float32, 0 = none.
+
+    Args:
+        focal: pixels.
+        baseline: metres, negative where the other camera stands to the left.
+        offset: principal point of the other picture minus that of this one, pixels, where the
+            rectification left one (Middlebury's doffs).
+    """
     pixels = disparity.float() / SUBPIXEL + math.copysign(1, baseline) * offset
     seen = (disparity >= 0) & (pixels > 0)
     return torch.where(seen, focal * abs(baseline) / torch.where(seen, pixels, 1.0), 0.0)
@@ -282,10 +262,6 @@ def data_graft(batch: dict, *, generator: torch.Generator | None = None) -> dict
 
     Returns:
         a new dict; tensors of `batch` are not changed.
-
-    Raises:
-        ValueError: a batch without image, baseline or intrinsics; cameras of one side that differ
-            by more than 5 %, for a strip keeps its picture but gets the other's calibration.
     """
     _need(batch, ("image", "baseline", "intrinsics"), "data_graft")
     height, width = batch["image"].shape[-2:]
@@ -336,22 +312,6 @@ def _need(batch: dict, names: Sequence[str], of: str) -> None:
 # ---- is it a pair? ------------------------------------------------------------------------
 
 
-class PairCheck(NamedTuple):
-    """What `check_pair` measured.
-
-    Attributes:
-        matches: points found in both pictures.
-        disparity: their median x - x' (+ offset), pixels, positive for a baseline above 0.
-        backward: share of those moved by more than a pixel that moved the wrong way.
-        vertical: median |y - y'|, pixels; 0 in a rectified pair, up to the noise of matching.
-    """
-
-    matches: int
-    disparity: float
-    backward: float
-    vertical: float
-
-
 def check_pair(
     left: Tensor,
     right: Tensor,
@@ -361,21 +321,14 @@ def check_pair(
     offset: float = 0.0,
     hint: Tensor | None = None,
     name: str = "this pair",
-) -> PairCheck:
-    """Are these the rectified pictures of two cameras, in this order? By points found in both.
-
-    Warns, with the numbers, of pictures that are exchanged (most points moved the wrong way), not
-    rectified (points lie in other rows), and of those that share too few points to tell.
+) -> None:
+    """Refuse what is no pair of pictures with its calibration, as `matched_disparity` and
+    `disparity_to_hint` take them. Whether a pair is rectified, and in which order, is not looked
+    at.
 
     Args:
-        left, right, focal, baseline, offset: as `depth_hints`. Grey pictures are fine as RGB with
-            equal channels; one grey and one in colour are not of one kind of camera: a warning.
         hint: (1, h, w), to have its size checked.
         name: of the pair, for messages.
-
-    Raises:
-        ValueError: pictures that are not (3, h, w), of different size or equal; no calibration, a
-            baseline of 0, a focal length not above 0; a hint of another size.
     """
     _check_pictures(left, right, name)
     _check_calibration(focal, baseline, offset, name)
@@ -387,43 +340,6 @@ def check_pair(
         )
     if torch.equal(left, right):
         raise ValueError(f"Both pictures of {name} are the same: there is no disparity in them.")
-    grey = [bool((x == x[:1]).all()) for x in (left, right)]
-    if grey[0] != grey[1]:
-        _warn(f"One picture of {name} is grey, the other in colour; their errors say little.")
-
-    (p, a), (q, b) = _keypoints(left), _keypoints(right)
-    i, j = _mutual(a, b)
-    moved = p[i] - q[j]
-    if len(i) < FEW_MATCHES:
-        _warn(
-            f"Only {len(i)} points of {name} were found in both pictures: whether they are a "
-            "rectified pair, and in which order, was not checked. Are they of one moment?"
-        )
-        return PairCheck(len(i), math.nan, math.nan, math.nan)
-    ahead = (moved[:, 0] + offset) * math.copysign(1, baseline)
-    clear = ahead[ahead.abs() > 1]
-    backward = float((clear < 0).float().mean()) if len(clear) else 0.0
-    vertical = float(moved[:, 1].abs().median())
-    found = PairCheck(len(i), float((moved[:, 0] + offset).median()), backward, vertical)
-    if len(clear) >= FEW_MATCHES and backward > 0.5:
-        _warn(
-            f"The pictures of {name} seem to be exchanged: with a baseline of {baseline:g} m "
-            f"points move to the {'left' if baseline > 0 else 'right'} from the first to the "
-            f"second, but {backward:.0%} of {len(clear)} move the other way (median disparity "
-            f"{found.disparity:+.1f} px). Swap the pictures, or the sign of the baseline."
-        )
-    if vertical > ROW_TOLERANCE:
-        _warn(
-            f"The pictures of {name} seem not to be rectified: {len(i)} points lie "
-            f"{vertical:.1f} px (median; 90 % within {float(moved[:, 1].abs().quantile(0.9)):.1f}) "
-            "above or below their matches, where a rectified pair has them in the same row. "
-            "Rectify them first (cv2.stereoRectify)."
-        )
-    return found
-
-
-def _warn(message: str) -> None:
-    warnings.warn(message, stacklevel=3)
 
 
 def _check_pictures(left: Tensor, right: Tensor, name: str = "this pair") -> None:
@@ -455,30 +371,3 @@ def _check_calibration(focal, baseline, offset, name: str = "this pair") -> None
             "than 0 (metres; negative where the second camera stands to the left); got "
             f"focal={focal:g}, baseline={baseline:g}, offset={offset:g}."
         )
-
-
-def _keypoints(image: Tensor) -> tuple[Tensor, Tensor]:
-    """SIFT's points (n, 2), x and y, and their descriptors (n, 128)."""
-    import cv2
-
-    grey = (image.float().mean(0) * 255).round().clamp(0, 255).byte().cpu().numpy()
-    points, descriptors = cv2.SIFT_create(nfeatures=1000, contrastThreshold=0.02).detectAndCompute(
-        grey, None
-    )
-    if descriptors is None:
-        return torch.empty(0, 2), torch.empty(0, 128)
-    return torch.tensor([point.pt for point in points]), torch.from_numpy(descriptors)
-
-
-def _mutual(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    """Indices of descriptors that are each other's nearest, and clearly nearer than the second
-    (Lowe 2004, section 7.1)."""
-    if min(len(a), len(b)) < 2:
-        none = torch.empty(0, dtype=torch.int64)
-        return none, none
-    distance = torch.cdist(a, b)
-    (first, second), nearest = (x.unbind(1) for x in distance.topk(2, largest=False))
-    nearest = nearest[0]
-    i = torch.arange(len(a))
-    kept = (first < 0.75 * second) & (distance.argmin(0)[nearest] == i)
-    return i[kept], nearest[kept]

@@ -1,8 +1,12 @@
+import pickle
 from datetime import timedelta
+from unittest.mock import patch
 
 import pytest
 import torch
 import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import nn
 
 from mde_utils.depth_bins import DepthBins
@@ -297,3 +301,20 @@ def test_split_over_processes_to_the_last_bit(tmp_path):
         torch.set_num_threads(threads)
     address = f"file://{tmp_path / 'meet'}"
     torch.multiprocessing.spawn(_dissect_in_one_of_two, (address, expected), nprocs=2)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.lists(st.sampled_from(["wide", "deep"]), max_size=3), st.sampled_from(["wide", "deep"]))
+def test_a_layer_is_read_without_the_others(before, layer):
+    """And once: what was computed is kept."""
+    torch.manual_seed(0)
+    seen, read, folded = dissect(Net(), items(2), ["wide", "deep"]), [], Dissection._folded
+    with patch.object(Dissection, "_folded", lambda self, k: read.append(k) or folded(self, k)):
+        for name in before:
+            seen.mean(name)
+        read.clear()
+        value = seen.mean(layer)
+        assert set(read) == ({layer} - set(before))
+        assert seen.mean(layer) == value and seen.selectivity[layer] is seen.selectivity[layer]
+        assert list(seen.selectivity) == ["wide", "deep"] and set(read) == ({layer} - set(before))
+    assert pickle.loads(pickle.dumps(seen)).mean(layer) == value

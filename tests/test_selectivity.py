@@ -12,6 +12,7 @@ from mde_utils.depth_bins import DepthBins
 from mde_utils.selectivity import (
     SelectivityLoss,
     assigned_bins,
+    average_response,
     depth_selectivity,
     fold_overflow,
     layer_bins,
@@ -54,9 +55,10 @@ def test_pooling_is_the_plain_loop(b, k, small, large, n, seed):
     expected, expected_counts = plain_loop(activation, bins, n)
     assert sums.dtype == counts.dtype == torch.float64 and sums.shape == (k, n)
     torch.testing.assert_close(sums, expected, rtol=1e-5, atol=1e-5 * large[0] * large[1])
-    mean, expected_mean = sums / (counts + 1e-15), expected / (counts + 1e-15)
-    torch.testing.assert_close(mean, expected_mean, rtol=0, atol=1e-5)
-    assert torch.equal(counts, expected_counts)
+    response, same_counts = average_response(activation, bins, n)  # equation 1
+    expected_response = expected / (expected_counts + 1e-15)
+    torch.testing.assert_close(response, expected_response, rtol=0, atol=1e-5)
+    assert torch.equal(counts, expected_counts) and torch.equal(same_counts, counts)
 
 
 def test_pooling_has_the_gradient_of_the_plain_loop():

@@ -1,7 +1,6 @@
 """Training from pairs, without ground truth: it learns, goes on bit for bit, and says what is wrong
 with pairs before it begins."""
 
-import warnings
 from dataclasses import replace
 
 import pytest
@@ -308,14 +307,3 @@ def test_a_pair_of_another_baseline_is_found_later_too():
         fit(epcdepth(), data, pairs(2), replace(PHOTOMETRIC, batch_size=4))
     near = pairs(4, baseline=0.5327)  # KITTI's, for which the publication says 0.54
     fit(epcdepth(), near, pairs(2), replace(PHOTOMETRIC, num_epochs=1))
-
-
-def test_exchanged_pictures_are_warned_of():
-    data = pairs(4)
-    exchanged = [x | {"image": x["right"], "right": x["image"]} for x in data]
-    config = replace(PHOTOMETRIC, num_epochs=1)
-    with pytest.warns(UserWarning, match="pictures of p0 of the training set seem to be exchanged"):
-        fit(epcdepth(), exchanged, data, config)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        fit(epcdepth(), data, data, config)

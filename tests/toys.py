@@ -15,6 +15,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from mde_utils.stereo import disparity_to_hint, matched_disparity
+
 #: Columns of a history that measure time.
 TIMES = ("seconds", "data_seconds", "images_per_s")
 KILLED = "killed"
@@ -107,6 +109,12 @@ def assert_same(found, expected, where="state"):
 
 def assert_same_frames(found, expected):
     assert_same(found.to_dict("list"), expected.to_dict("list"), "history")
+
+
+def depth_hint(left, right, *, focal, baseline, offset=0.0):
+    """The hint of one pair, as `WithHints` computes it."""
+    found = matched_disparity(left, right, reverse=baseline < 0)
+    return disparity_to_hint(found, focal=focal, baseline=baseline, offset=offset)
 
 
 def one_thread():

@@ -28,7 +28,8 @@ HINTS_VERSION = 1  # raise it when hints change
 
 
 class WithHints(Wrapped):
-    """A data set of pairs whose items get `hint` (1, H, W): `depth_hints` in metres, 0 = none.
+    """A data set of pairs whose items get `hint` (1, H, W): depth in metres by
+    `matched_disparity`, 0 = none.
 
     The hints of all items are computed before anything else, an item a thread, and kept as any
     cache is: a run that was stopped goes on where it was, processes share the work. They take two

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from mde_utils.processes import gather
-from mde_utils.selectivity import EPS, assigned_bins, depth_selectivity
+from mde_utils.selectivity import assigned_bins, depth_selectivity, mean_response
 from mde_utils.training.step import Losses
 
 
@@ -68,7 +68,8 @@ class Tally:
             for name in every[0][0]
         }
         for layer, (sums, counts, responds) in self.layers.items():
-            values = depth_selectivity(sums / (counts + EPS), counts, definition=definition)
+            response = mean_response(sums, counts)
+            values = depth_selectivity(response, counts, definition=definition)
             row[f"train_selectivity_{layer}"] = values.nanmean().item()
             row[f"train_collapsed_{layer}"] = int((~responds).sum())
         return row

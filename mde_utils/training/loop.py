@@ -152,9 +152,8 @@ def fit(
             run folder of another config, checkpoints none of which can be read, a batch that the
             processes cannot share, or one without valid depth (naming its images); a model that is
             frozen throughout, or takes an input that items lack; pairs that are none (see
-            ``check_pair``, made of the first item; it warns of what looks exchanged or not
-            rectified), lack what the stereo loss takes, or whose baseline is not the network's; a
-            network without ``disparities``.
+            ``check_pair``, made of the first item), lack what the stereo loss takes, or whose
+            baseline is not the network's; a network without ``disparities``.
         FileNotFoundError: ``resume_from`` holds no run.
         OSError: the run folder cannot be written (raised before the first epoch) or is full; the
             last checkpoint stands.
