@@ -14,7 +14,7 @@ from PIL import Image
 from torch.nn import functional as F
 
 from mde_utils.data import kitti as module
-from mde_utils.data import load_dataset
+from mde_utils.data import load_dataset, reading
 from mde_utils.data.kitti import (
     Calibration,
     project_velodyne,
@@ -40,7 +40,7 @@ FIRST, SECOND, OTHER = (
 def nothing_attached(monkeypatch, tmp_path):
     monkeypatch.setattr(module, "KAGGLE_INPUT", tmp_path / "no-kaggle")
     monkeypatch.delenv("KITTI_ROOT", raising=False)
-    monkeypatch.setattr(module, "_said", set())
+    monkeypatch.setattr(reading, "_said", set())
 
 
 def write_calibration(folder, size=(H, W), focal=FX):
@@ -460,7 +460,7 @@ def save(pixels, *parts):
         (remove(*OTHER_IMAGE), {"right": True}, FileNotFoundError,
          "no image of the other camera, .*image_03.*right=False"),
         (remove(*DEPTH), {}, FileNotFoundError,
-         "1 of 1 frames lack the improved ground truth that .*list.txt names.*depth_root"),
+         "1 of 1 frames lack the improved ground truth that .*list.txt names.*data_depth_ann"),
         (truncate(*IMAGE, size=900), {}, ValueError, "Cannot decode .*0000000005.png"),
         (truncate(*LIDAR, size=50), {"sparse_depth": True}, ValueError,
          "has 50 bytes; .* 16 bytes"),
@@ -490,11 +490,6 @@ def test_no_ground_truth_at_all(tree):
     write_frame(tree, FIRST, 8, depth=None)
     with pytest.raises(FileNotFoundError, match="is left: of 1, 1 lack improved.*data_depth_ann"):
         load(tree, monodepth2(FIRST, 8))
-    elsewhere = tree.parent / f"{tree.name}-depth"
-    write_frame(elsewhere, FIRST, 8, depth="val")
-    assert len(load(tree, monodepth2(FIRST, 8), depth_root=elsewhere)) == 1
-    with pytest.raises(FileNotFoundError, match="depth_root=.*does not exist"):
-        load(tree, monodepth2(FIRST, 8), depth_root=tree / "none")
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from mde_utils.data import load_dataset
+from mde_utils.data import load_dataset, reading
 from mde_utils.data import nyu as module
 from mde_utils.data.nyu import NYU
 from mde_utils.data.rendered import NYU_CAMERA
@@ -22,7 +22,7 @@ SCENES = ["basement_0001a", "basement_0001b", "bedroom_0002", "office_0003", "st
 def nothing_attached(monkeypatch, tmp_path):
     monkeypatch.setattr(module, "KAGGLE_INPUT", tmp_path / "no-kaggle")
     monkeypatch.setenv("KAGGLEHUB_CACHE", str(tmp_path / "no-hub"))
-    monkeypatch.setattr(module, "_said", set())
+    monkeypatch.setattr(reading, "_said", set())
 
 
 def write_frame(image, depth, index, *, bits, size=(H, W)):

@@ -48,7 +48,9 @@ def test_odometry(tmp_path, names):
 def test_a_smaller_size_takes_the_calibration_with_it(tmp_path):
     item = stereo_pairs(odometry(tmp_path), size=(20, 40))[0]
     assert item["image"].shape == (3, 20, 40)
-    expected = torch.tensor([[FOCAL / 3, 0, 20], [0, FOCAL / 2, 10], [0, 0, 1]])
+    expected = torch.tensor(
+        [[FOCAL / 3, 0, 60.5 / 3 - 0.5], [0, FOCAL / 2, 20.5 / 2 - 0.5], [0, 0, 1]]
+    )
     torch.testing.assert_close(item["intrinsics"], expected)
     assert item["focal"] == pytest.approx(FOCAL / 3) and item["baseline"] == pytest.approx(BASELINE)
 

@@ -67,10 +67,6 @@ class Folder(CachedDataset):
     images, depth: the names of the two folders.
     depth_key: of the array in an HDF5 file, or of the channel in an EXR file.
     depth_range: (alpha, beta) in metres of the depth bins; None leaves that to the model.
-
-    Raises FileNotFoundError (no such folder, no images, EXR without its reader), ValueError
-    (unknown split, unit not said, images without depth or depth without an image, two files for
-    one, a damaged file, depth with 8 bits or several channels, another shape than its image's).
     """
 
     def __init__(
@@ -166,10 +162,7 @@ class Folder(CachedDataset):
 
 
 def read_depth(path: Path, key: str | None = None) -> np.ndarray:
-    """The stored numbers (h, w) of a file of depth, whatever they mean (see this module).
-
-    Raises ValueError for another format than its ending says, or not one number a pixel.
-    """
+    """The stored numbers (h, w) of a file of depth, whatever they mean (see this module)."""
     kind = path.suffix.lower()
     if kind == ".png":
         check_grey_png(path, 16, "a folder of your own")

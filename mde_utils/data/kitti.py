@@ -27,8 +27,10 @@ from torch import Tensor
 
 from ..checks import unknown
 from .cache import CachedDataset
+from .cameras import window_map
 from .reading import (
     KAGGLE_INPUT,
+    check_choices,
     check_grey_png,
     check_options,
     decode,
@@ -39,6 +41,7 @@ from .reading import (
     in_threads,
     resize_depth,
     resize_image,
+    say_once,
     search,
 )
 from .transforms import resolve_augmentation
@@ -48,6 +51,11 @@ GROUND_TRUTHS = ("improved", "velodyne")
 FORWARDS = ("camera", "velodyne")
 BENCHMARK = (352, 1216)  # height, width of KITTI's depth benchmark
 DEPTH_UNIT = 1 / 256  # metres per unit of the improved ground truth
+ENCODINGS = {  # (ground truth, forward) → (stored as, words)
+    ("improved", "camera"): ("u2", "16-bit PNG, value/256 m"),
+    ("velodyne", "camera"): ("f4", "one lidar sweep, metres along the camera's axis"),
+    ("velodyne", "velodyne"): ("f4", "one lidar sweep, metres along the lidar's axis"),
+}
 
 # The lists by their usual names, in the order they are tried: of BTS (which has none for
 # validation), of Monodepth2, and any that lies there.
@@ -67,8 +75,6 @@ DEPTH_FOLDERS = (
     "data_depth_annotated/train",
     "data_depth_annotated/val",
 )
-
-_said: set[str] = set()
 
 
 # ---- calibration --------------------------------------------------------------------------
@@ -122,8 +128,6 @@ def read_calibration(path: str | Path) -> Calibration:
         one file: `calib_cam_to_cam.txt` alone (then without lidar), or `calib.txt` of the object
         and scene flow sets (`P0`–`P3`, `R0_rect`, `Tr_velo_to_cam`) or of odometry (`P0`–`P3`,
         `Tr`; or rows of 12 numbers without names, cameras 0, 1, …).
-
-    Raises FileNotFoundError, and ValueError naming the file and what is missing or malformed in it.
     """
     path, lidar = Path(path), {}
     if path.is_dir():
@@ -199,11 +203,7 @@ def _homogeneous(matrix: np.ndarray) -> np.ndarray:
 
 
 def read_velodyne(path: str | Path) -> Tensor:
-    """(N, 4) float32: x forward, y left, z up in metres, and reflectance.
-
-    Raises FileNotFoundError, and ValueError for a file that is empty or of another length than a
-    multiple of 16 bytes, a point's.
-    """
+    """(N, 4) float32: x forward, y left, z up in metres, and reflectance."""
     try:
         data = Path(path).read_bytes()
     except FileNotFoundError:
@@ -234,8 +234,6 @@ def project_velodyne(
     A point at (u, v) belongs to pixel (round(u) - 1, round(v) - 1), as in the data set's own
     toolbox, whose pixels count from 1; so the numbers are those of the literature. Where several
     fall into one pixel the nearest stays.
-
-    Raises ValueError for an unknown `forward` or camera, or points that are not (N, 3 or more).
     """
     if forward not in FORWARDS:
         raise ValueError(unknown("forward of project_velodyne", forward, FORWARDS))
@@ -256,10 +254,7 @@ def project_velodyne(
 
 
 def read_depth(path: str | Path) -> Tensor:
-    """(1, H, W) metres of a depth PNG of KITTI: 16-bit grey, value/256 m, 0 = no measurement.
-
-    Raises FileNotFoundError, and ValueError for another kind of file or a damaged one.
-    """
+    """(1, H, W) metres of a depth PNG of KITTI: 16-bit grey, value/256 m, 0 = no measurement."""
     check_grey_png(path, 16, "KITTI's improved ground truth")
     stored = np.asarray(decode(path)).astype("u2")
     return torch.from_numpy(stored.astype("f4"))[None] * DEPTH_UNIT
@@ -303,8 +298,6 @@ def read_split(path: str | Path) -> list[Frame]:
 
     with image as `2011_09_26/2011_09_26_drive_0001_sync/image_02/data/0000000005.png`; a list may
     say .png where .jpg files lie.
-
-    Raises FileNotFoundError, and ValueError with the line that is none of these.
     """
     path = Path(path).expanduser()
     if not path.is_file():
@@ -361,7 +354,6 @@ class KITTI(CachedDataset):
     ground_truth: "improved", the PNGs of the depth benchmark; or "velodyne", the frame's own lidar
         sweep by the calibration. Listed frames that lack it are left out and counted
         (`describe`): of Eigen's 697 test frames 652 have the improved one.
-    depth_root: where the improved ground truth lies, if not below `root`.
     forward: of ground truth "velodyne", see `project_velodyne`; "camera" or "velodyne".
     crop: "benchmark", the lower 352 rows and the central 1216 columns; or "none", the whole frame
         (frames of different dates differ in size: give a `size`).
@@ -377,10 +369,6 @@ class KITTI(CachedDataset):
 
     Attributes: `encoding` (in words), `size`, `frames` (rows of the list), `listed`, `without`
     (what is lacking → number of frames left out for it), `split_file`.
-
-    Raises FileNotFoundError (no data, no list, no calibration, an unknown drive, listed files or
-    the other camera's that are absent) and ValueError (unknown split, option, …; a damaged file,
-    a wrong bit depth, a size other than the calibration's: named).
     """
 
     depth_unit = DEPTH_UNIT
@@ -396,20 +384,18 @@ class KITTI(CachedDataset):
         cache: bool = True,
         split_file: str | Path | None = None,
         ground_truth: str = "improved",
-        depth_root: str | Path | None = None,
         forward: str = "camera",
         crop: str = "benchmark",
         right: bool = False,
         sparse_depth: bool = False,
     ):
-        for what, given, known in (
-            ("split of KITTI", split, SPLITS),
-            ("ground_truth of KITTI", ground_truth, GROUND_TRUTHS),
-            ("forward of KITTI", forward, FORWARDS),
-            ("crop of KITTI", crop, ("benchmark", "none")),
-        ):
-            if given not in known:
-                raise ValueError(unknown(what, given, known))
+        check_choices(
+            "KITTI",
+            split=(split, SPLITS),
+            ground_truth=(ground_truth, GROUND_TRUTHS),
+            forward=(forward, FORWARDS),
+            crop=(crop, ("benchmark", "none")),
+        )
         if ground_truth == "improved" and forward != "camera":
             raise ValueError(
                 "forward='velodyne' is a way to project lidar points; the improved ground truth is "
@@ -421,57 +407,44 @@ class KITTI(CachedDataset):
         self.split, self.ground_truth, self.forward, self.crop = split, ground_truth, forward, crop
         self._right, self._sparse = right, sparse_depth
         self.root = find_kitti(root)
-        self._depth_roots = [self.root / name for name in DEPTH_FOLDERS]
-        if depth_root is not None:
-            depth_root = Path(depth_root).expanduser()
-            if not depth_root.is_dir():
-                raise FileNotFoundError(f"depth_root={depth_root} does not exist")
-            self._depth_roots = [depth_root / name for name in DEPTH_FOLDERS]
-        self.split_file, rows, self._held_out = _split_rows(self.root, split, split_file)
+        kind, self.encoding = ENCODINGS[ground_truth, forward]
+        source = self._list(split_file, limit)
+        self.size = size or self._native()
+        say_once(self.describe())
+        shapes = {"image": ("u1", 3), "depth": (kind, 1)}
+        shapes |= {"right": ("u1", 3)} if right else {}
+        shapes |= {"sparse_depth": ("f4", 1)} if sparse_depth else {}
+        key = {"dataset": "kitti", "split": split, "size": size, "source": source}
+        super().__init__(
+            key=key | {"crop": crop, "ground_truth": ground_truth, "forward": forward},
+            fields={name: (kind, (c, *self.size)) for name, (kind, c) in shapes.items()},
+            length=len(self.frames),
+            cache=cache,
+            augment=augment,
+        )
+
+    def _list(self, split_file: str | Path | None, limit: int | None) -> str:
+        """Frames, calibrations and paths of what there is; their fingerprint."""
+        self.split_file, rows, self._held_out = _split_rows(self.root, self.split, split_file)
         self.listed = len(rows)
         self._names = _Names()
         self._check_drives(rows)
-        rows = self._with_measurements(rows)
-        self.frames = evenly(rows, limit)
+        self.frames = evenly(self._with_measurements(rows), limit)
         self._calibrations = {
             date: read_calibration(self.root / date)
             for date in dict.fromkeys(frame.date for frame in self.frames)
         }
         for frame in self.frames:
             self._check_calibration(frame)
-        self.size = size or self._native()
         self._paths = [self._locate(frame) for frame in self.frames]
         calibration = [
             self.root / date / f"calib_{kind}_to_cam.txt"
             for date in self._calibrations
             for kind in ("cam", "velo")
         ]
-        files = [*calibration, *(p for paths in self._paths for p in paths.values())]
         del self._names  # may have hundreds of thousands
-        source = fingerprint(files, [], of=f"KITTI {split}", root=self.root)
-
-        if ground_truth == "improved":
-            kind, self.encoding = "u2", "16-bit PNG, value/256 m"
-        else:
-            kind, axis = "f4", {"camera": "camera's", "velodyne": "lidar's"}[forward]
-            self.encoding = f"one lidar sweep, metres along the {axis} axis"
-        said = self.describe()
-        if said not in _said:
-            _said.add(said)
-            print(said)
-        fields = {"image": ("u1", (3, *self.size)), "depth": (kind, (1, *self.size))}
-        if right:
-            fields["right"] = ("u1", (3, *self.size))
-        if sparse_depth:
-            fields["sparse_depth"] = ("f4", (1, *self.size))
-        key = {"dataset": "kitti", "split": split, "size": size, "source": source}
-        super().__init__(
-            key=key | {"crop": crop, "ground_truth": ground_truth, "forward": forward},
-            fields=fields,
-            length=len(self.frames),
-            cache=cache,
-            augment=augment,
-        )
+        files = [*calibration, *(path for paths in self._paths for path in paths.values())]
+        return fingerprint(files, [], of=f"KITTI {self.split}", root=self.root)
 
     def describe(self) -> str:
         """One line to print beside numbers: how many frames of which list, which ground truth."""
@@ -488,15 +461,10 @@ class KITTI(CachedDataset):
     def extras(self, index: int) -> dict:
         frame = self.frames[index]
         calibration = self._calibrations[frame.date]
-        top, left, h, w = self._window(frame)
+        window = top, left, h, w = self._window(frame)
         sy, sx = self.size[0] / h, self.size[1] / w
         height, width = calibration.sizes[frame.camera]
-        k = calibration.intrinsics(frame.camera)
-        # Pixel centres lie at whole numbers: x' + .5 = (x - left + .5) s.
-        k[:2, 2] -= left, top
-        k[:2, 2] = (k[:2, 2] + 0.5) * (sx, sy) - 0.5
-        k[0, 0] *= sx
-        k[1, 1] *= sy
+        k = window_map(window, self.size) @ calibration.intrinsics(frame.camera)
         return {
             "intrinsics": torch.from_numpy(k).float(),
             "focal": float(k[0, 0]),
@@ -587,10 +555,11 @@ class KITTI(CachedDataset):
             lacks = [None if self._velodyne_path(row) else "velodyne" for row in rows]
         where = "Unpack velodyne_points/data into each drive."
         if self.ground_truth == "improved":
+            places = "; ".join(str(self.root / folder) for folder in DEPTH_FOLDERS)
             where = (
                 "It was looked for as <drive>/proj_depth/groundtruth/image_02/NNNNNNNNNN.png in "
-                f"{'; '.join(map(str, self._depth_roots))}. Unpack KITTI's data_depth_annotated "
-                "there, pass depth_root=…, or take ground_truth='velodyne'."
+                f"{places}. Unpack KITTI's data_depth_annotated there, or take "
+                "ground_truth='velodyne'."
             )
             no_depth = [self._depth_path(row) is None for row in rows]
             lost = [row.depth for row, no in zip(rows, no_depth, strict=True) if no and row.depth]
@@ -615,7 +584,8 @@ class KITTI(CachedDataset):
             return None
         parts = Path(frame.depth or f"{frame.drive}/proj_depth/groundtruth/image_0{frame.camera}/x")
         name = parts.name if frame.depth else f"{frame.number:010d}.png"
-        for root in self._depth_roots:
+        for folder in DEPTH_FOLDERS:
+            root = self.root / folder
             if name in self._names[root / parts.parent]:
                 return root / parts.parent / name
         return None
@@ -692,8 +662,6 @@ def find_kitti(root: str | Path | None = None) -> Path:
     """The folder that holds the dates: `root` or `$KITTI_ROOT`, or the nearest one below it.
 
     What was named is taken or is an error; else an attached Kaggle input is looked for.
-
-    Raises FileNotFoundError with the places tried and the ways to provide the data.
     """
 
     def dates(folder: Path) -> bool:

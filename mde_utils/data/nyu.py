@@ -20,10 +20,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ..checks import unknown
 from .cache import CachedDataset
 from .reading import (
     KAGGLE_INPUT,
+    check_choices,
     check_grey_png,
     check_options,
     decode,
@@ -33,6 +33,7 @@ from .reading import (
     in_threads,
     resize_depth,
     resize_image,
+    say_once,
     search,
 )
 from .rendered import NYU_CAMERA
@@ -50,8 +51,6 @@ ENCODINGS = {  # (layout, test?) → (bits of the PNG, metres per unit, words)
     ("bts", False): (16, 1e-3, "16-bit PNG, millimetres"),
     ("bts", True): (16, 1e-3, "16-bit PNG, millimetres"),
 }
-
-_said: set[str] = set()
 
 
 class NYU(CachedDataset):
@@ -73,10 +72,6 @@ class NYU(CachedDataset):
     Folders of "bts": training scenes below `sync`, `train` or `official_splits/train`, the first
     that exists; test below `official_splits/test` or `test`. Where none of the five exists, `root`
     itself is the training tree and there is no test split.
-
-    Raises FileNotFoundError (no data, with the places tried; listed files that are absent),
-    ValueError (unknown split, size, …; a damaged file, wrong bit depth, image and depth of
-    different sizes, NaN or negative depth: named).
     """
 
     def __init__(
@@ -93,13 +88,12 @@ class NYU(CachedDataset):
         val_by: str = "scene",
         download: bool = False,
     ):
-        for what, given, known in (
-            ("split of NYU", split, SPLITS),
-            ("layout of NYU", layout or LAYOUTS[0], LAYOUTS),
-            ("val_by of NYU", val_by, ("scene", "row")),
-        ):
-            if given not in known:
-                raise ValueError(unknown(what, given, known))
+        check_choices(
+            "NYU",
+            split=(split, SPLITS),
+            layout=(layout or LAYOUTS[0], LAYOUTS),
+            val_by=(val_by, ("scene", "row")),
+        )
         size = check_options(limit, size)
         augment = resolve_augmentation(augment)  # a wrong name is an error before any work
 
@@ -119,18 +113,14 @@ class NYU(CachedDataset):
             rows = list_rows(self.root, split)
         if not rows:
             raise ValueError(f"The {split} split in {self.root} ({self.layout}) is empty.")
-        rows = _split(rows, split, val_by)
-        rows = evenly(rows, limit)
+        rows = evenly(_split(rows, split, val_by), limit)
         self.files = [row[:2] for row in rows]  # labelled: index in the file, for both
         self.names = [row[3] for row in rows]
 
         source = self._fingerprint()
         self.size = size or self._native()
         self._intrinsics = NYU_CAMERA.matrix(self.size)
-        said = f"NYU {split}: {self.layout} layout, depth {self.encoding}"
-        if said not in _said:
-            _said.add(said)
-            print(said)
+        say_once(f"NYU {split}: {self.layout} layout, depth {self.encoding}")
         kind = "f4" if self.layout == "labelled" else {8: "u1", 16: "u2"}[self._bits]
         super().__init__(
             key={"dataset": "nyu", "split": split, "size": size, "source": source, "raw": raw},
@@ -221,8 +211,6 @@ def find_nyu(
     """(place, layout): the folder that holds `nyu2_train.csv`, the .mat file, or BTS's folder.
 
     What was named, by `root` or `$NYU_ROOT`, is taken or is an error; nothing else is tried then.
-
-    Raises FileNotFoundError with the places tried and the ways to provide the data.
     """
     tried = []
     for said, place in (("root", root), ("NYU_ROOT", os.environ.get("NYU_ROOT"))):

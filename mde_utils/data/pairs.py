@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from .cameras import window_map
 from .kitti import project_velodyne, read_calibration, read_velodyne
 from .reading import (
     as_rgb,
@@ -66,11 +67,6 @@ def stereo_pairs(
         the principal point of `image`: where `right` has another one (Middlebury's doffs), it is
         moved there; `intrinsics` (3, 3) and `focal` in pixels of these, `baseline` in metres,
         `name`, and perhaps `depth` (1, H', W') in metres, 0 = none.
-
-    Raises:
-        FileNotFoundError: no such folder, no pair in it, a right picture or a calibration missing.
-        ValueError: pictures or a calibration that cannot be read, pictures or depth of different
-            sizes.
     """
     folder = Path(folder).expanduser()
     size = check_options(limit, size)
@@ -139,13 +135,13 @@ def _item(folder, left, right, cameras, truth, camera, size) -> dict:
     if other != (w, h):
         raise ValueError(f"{left} has {w}x{h} pixels, {right} {other[0]}x{other[1]}.")
     if isinstance(k, float):
-        k = np.array([[k, 0, w / 2], [0, k, h / 2], [0, 0, 1]])
+        k = np.array([[k, 0, (w - 1) / 2], [0, k, (h - 1) / 2], [0, 0, 1]])
     images = [np.ascontiguousarray(np.asarray(picture)) for picture in pictures]
     if doffs:
         move = np.array([[1, 0, -doffs], [0, 1, 0]])
         images[1] = cv2.warpAffine(images[1], move, (w, h), borderMode=cv2.BORDER_REPLICATE)
     height, width = size or (h, w)
-    scaled = torch.tensor(np.diag([width / w, height / h, 1]) @ k, dtype=torch.float32)
+    scaled = torch.tensor(window_map((0, 0, h, w), (height, width)) @ k, dtype=torch.float32)
     item = {
         name: torch.from_numpy(resize_image(Image.fromarray(x), (height, width)).astype("f4") / 255)
         for name, x in zip(("image", "right"), images, strict=True)

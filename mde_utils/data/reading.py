@@ -12,15 +12,33 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch.utils.data import get_worker_info
 
+from ..checks import unknown
+
 KAGGLE_INPUT = Path("/kaggle/input")
 SEARCH_DEPTH = 5  # /kaggle/input/datasets/<owner>/<slug>/nyu_data/data
+
+
+_said: set[str] = set()
 
 
 # ---- options ------------------------------------------------------------------------------
 
 
+def check_choices(of: str, **choices: tuple[str, tuple[str, ...]]) -> None:
+    """Refuse an option, by name (given, known), that is none of those known."""
+    for name, (given, known) in choices.items():
+        if given not in known:
+            raise ValueError(unknown(f"{name} of {of}", given, known))
+
+
+def say_once(text: str) -> None:
+    if text not in _said:
+        _said.add(text)
+        print(text)
+
+
 def check_options(limit: int | None, size: tuple[int, int] | None) -> tuple[int, int] | None:
-    """`size` as a tuple of ints. Raises ValueError for what is no limit or no size."""
+    """`size` as a tuple of ints."""
     if limit is not None and limit < 1:
         raise ValueError(f"limit is a number of items, at least 1, or None; given {limit}")
     if size is not None and not (
@@ -84,10 +102,7 @@ def folders(folder: Path) -> Iterable[str]:
 
 
 def fingerprint(files: Iterable[str | Path], lines: Sequence[str], *, of: str, root: Path) -> str:
-    """A digest of where the data lie, of the rows taken, and of each file's size and time.
-
-    Raises FileNotFoundError for files that are absent.
-    """
+    """A digest of where the data lie, of the rows taken, and of each file's size and time."""
     files, lines, absent = list(files), list(lines), []
     for path in files:
         try:
@@ -107,7 +122,7 @@ def fingerprint(files: Iterable[str | Path], lines: Sequence[str], *, of: str, r
 
 
 def decode(path: str | Path) -> Image.Image:
-    """The image, read to its end. Raises ValueError where it is damaged."""
+    """The image, read to its end."""
     try:
         with Image.open(path) as image:
             image.load()
@@ -117,12 +132,12 @@ def decode(path: str | Path) -> Image.Image:
 
 
 def open_picture(source, of: str | Path) -> Image.Image:
-    """A file's picture, of which the header alone is read. Raises ValueError for what is none."""
+    """A file's picture, of which the header alone is read."""
     try:
         return Image.open(source)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        unknown = isinstance(error, UnidentifiedImageError)
-        why = "it is no image that Pillow knows, or is cut off" if unknown else error
+        stranger = isinstance(error, UnidentifiedImageError)
+        why = "it is no image that Pillow knows, or is cut off" if stranger else error
         raise ValueError(
             f"Cannot read {of} as a picture: {why}. Mend it, or take it out."
         ) from error
@@ -134,8 +149,6 @@ def as_rgb(image: Image.Image, of: str | Path) -> Image.Image:
     Turned as the camera says (EXIF). Grey in three equal channels, 16-bit grey with 65535 as white,
     as PNG and TIFF define it; CMYK by Pillow's rule, without a colour profile; what is transparent
     on white.
-
-    Raises ValueError where it is damaged, or of a kind that does not say what white is.
     """
     png = image.format == "PNG"  # of which older Pillows make mode I, and 16 bits are the most
     try:
@@ -156,9 +169,9 @@ def as_rgb(image: Image.Image, of: str | Path) -> Image.Image:
 
 
 def check_grey_png(path: str | Path, bits: int, of: str) -> None:
-    """The header of a PNG: signature, then at byte 24 bits per channel and colour type (0 grey).
+    """Refuse anything but a grey PNG of so many bits, which `of` has.
 
-    Raises ValueError for anything else than a grey PNG of so many bits, which `of` has.
+    By the header: signature, then at byte 24 bits per channel and colour type (0 grey).
     """
     with open(path, "rb") as file:
         head = file.read(26)

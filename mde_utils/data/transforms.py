@@ -22,6 +22,7 @@ from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms.v2 import functional as tvf
 
 from ..checks import unknown
+from .cameras import window_map
 
 _SMOOTH = ("image", "right")
 _NEAREST = ("depth", "hint", "sparse_depth", "normal", "label")
@@ -59,8 +60,6 @@ def meter_augment(
        moved by a whole number of centimetres in -10 … 10. Gamma acts on [0, 1] (on the original's
        0-255 it halves or saturates the image), and depth that is no measurement is not moved;
        none falls below 1 cm.
-
-    Raises ValueError for an item with a `right` view (see `_check`).
     """
     item = _check(item, "meter")
     h, w = item["image"].shape[-2:]
@@ -82,74 +81,51 @@ def meter_augment(
     return item
 
 
-def mff_augment(
-    item: dict,
-    *,
-    mirror: float = 0.5,
-    degrees: float = 5.0,
-    crop: float = 0.95,
-    lighting: float = 0.1,
-    jitter: float = 0.4,
-) -> dict:
-    """The recipe of MFF (Hu et al., WACV 2019, section 4): mirror, rotate, crop, light, colour.
+def mff_augment(item: dict) -> dict:
+    """The recipe of MFF (Hu et al., WACV 2019, section 4).
 
-    mirror: probability. degrees: rotation by U(-degrees, degrees), always drawn.
-    crop: the centre, this part of the sides in whole pixels: 240x320 → 228x304.
-    lighting: standard deviation of the noise along ImageNet's colour axes.
-    jitter: brightness, contrast and saturation by U(1 - jitter, 1 + jitter), in random order.
+    Mirror by chance, rotate by U(-5, 5) degrees, keep the centre of 95 % of the sides (240x320 →
+    228x304, not resized), noise of deviation 0.1 along ImageNet's colour axes, and brightness,
+    contrast and saturation by U(.6, 1.4) in random order.
 
     Rotation is bilinear for the image and nearest for depth; the corners that it fills are black
     and have depth 0, no measurement. (The original interpolates depth by splines, which mixes
-    the two sides of an edge and rings.) The items become smaller, for the crop is not resized.
-
-    Raises ValueError for an item with a `right` view (see `_check`).
+    the two sides of an edge and rings.)
     """
     item = _check(item, "mff")
-    if _happens(mirror):
+    if _happens(0.5):
         item = _mirror(item)
-    item = _rotate(item, (2 * torch.rand(()).item() - 1) * degrees)
-    item = _centre(item, crop)
-    colour = _EIGENVECTORS @ (torch.randn(3) * lighting * _EIGENVALUES)
-    image = (item["image"] + colour.view(3, 1, 1)).clamp(0, 1)
-    item["image"] = v2.ColorJitter(jitter, jitter, jitter)(image).clamp(0, 1)
+    item = _centre(_rotate(item, _angle(5.0)))
+    colour = _EIGENVECTORS @ (torch.randn(3) * 0.1 * _EIGENVALUES)
+    item["image"] = _jitter((item["image"] + colour.view(3, 1, 1)).clamp(0, 1))
     return item
 
 
-def mff_crop(item: dict, *, crop: float = 0.95) -> dict:
-    """The centre of the image, this part of the sides in whole pixels: what MFF is tested on, and
-    so no augmentation but a view. Raises ValueError for an item with a `right` view."""
+def mff_crop(item: dict) -> dict:
+    """The centre of the image, 95 % of the sides in whole pixels: what MFF is tested on, and so no
+    augmentation but a view."""
     item = _check(item, "mff_crop")
     h, w = item["image"].shape[-2:]
     item.setdefault("frame", torch.tensor([0.0, 0.0, h, w]))  # protocols may crop the full frame
-    return _centre(item, crop)
+    return _centre(item)
 
 
-def _centre(item: dict, crop: float) -> dict:
+def _centre(item: dict) -> dict:
     h, w = item["image"].shape[-2:]
-    ch, cw = max(1, round(h * crop)), max(1, round(w * crop))
+    ch, cw = max(1, round(h * 0.95)), max(1, round(w * 0.95))
     return _window(item, (h - ch) // 2, (w - cw) // 2, ch, cw)
 
 
-def bts_augment(
-    item: dict,
-    *,
-    degrees: float = 2.5,
-    mirror: float = 0.5,
-    relight: float = 0.5,
-    brightness: float = 0.25,
-) -> dict:
-    """BTS's recipe for NYU (Lee et al., arXiv 1907.10326, section 4.1, with released constants):
-    without the border, rotate, crop, mirror, relight.
+def bts_augment(item: dict) -> dict:
+    """BTS's recipe for NYU (Lee et al., arXiv 1907.10326, section 4.1, with released constants).
 
-    degrees: rotation by U(-degrees, degrees), always drawn; bilinear for the image, nearest for
-        depth, 0 (no measurement) in the corners that it fills.
-    mirror, relight: probabilities. Relighting is gamma and a gain per channel, each U(.9, 1.1), and
-        brightness by U(1 - brightness, 1 + brightness).
+    Without the border, rotate by U(-2.5, 2.5) degrees, crop at random; mirror by chance; and by
+    chance relight: gamma and a gain per channel, each U(.9, 1.1), and brightness by U(.75, 1.25).
+    Rotation is bilinear for the image, nearest for depth, 0 (no measurement) in the corners that
+    it fills.
 
     Of 480x640, rows 45:472 and columns 43:608 are kept, and of these a random 416x544. Of images
     of another size the same parts, the crop rounded down to multiples of 32, which BTS takes.
-
-    Raises ValueError for an item with a `right` view (see `_check`), or too small for a crop.
     """
     item = _check(item, "bts")
     h, w = item["image"].shape[-2:]
@@ -158,32 +134,26 @@ def bts_augment(
     ))  # fmt: skip
     crop = _multiples_of_32("bts", h, w, crop=(416, 544), of=(480, 640))
     item = _window(item, top, left, bottom - top, right - left)
-    return _bts(item, crop, degrees, mirror, relight, brightness)
+    return _bts(item, crop, degrees=2.5, brightness=0.25)
 
 
-def bts_kitti_augment(
-    item: dict,
-    *,
-    degrees: float = 1.0,
-    mirror: float = 0.5,
-    relight: float = 0.5,
-    brightness: float = 0.1,
-) -> dict:
-    """BTS's recipe for KITTI: as `bts_augment`, with these numbers, without a border, and a random
-    352x704 of the benchmark's window of 352x1216 (at other sizes in proportion, as there)."""
+def bts_kitti_augment(item: dict) -> dict:
+    """BTS's recipe for KITTI: as `bts_augment`, but turned by U(-1, 1) degrees, brightness by
+    U(.9, 1.1), without a border, and a random 352x704 of the benchmark's window of 352x1216 (at
+    other sizes in proportion, as there)."""
     item = _check(item, "bts_kitti")
     h, w = item["image"].shape[-2:]
     crop = _multiples_of_32("bts_kitti", h, w, crop=(352, 704), of=(352, 1216))
-    return _bts(item, crop, degrees, mirror, relight, brightness)
+    return _bts(item, crop, degrees=1.0, brightness=0.1)
 
 
-def _bts(item, crop, degrees, mirror, relight, brightness) -> dict:
-    item = _rotate(item, (2 * torch.rand(()).item() - 1) * degrees)
+def _bts(item: dict, crop: tuple[int, int], *, degrees: float, brightness: float) -> dict:
+    item = _rotate(item, _angle(degrees))
     h, w = item["image"].shape[-2:]
     item = _window(item, _integer(0, h - crop[0]), _integer(0, w - crop[1]), *crop)
-    if _happens(mirror):
+    if _happens(0.5):
         item = _mirror(item)
-    if _happens(relight):
+    if _happens(0.5):
         item["image"] = _relight(item["image"], brightness=brightness)
     return item
 
@@ -219,12 +189,10 @@ def cspn_augment(
     to 240 s and crops 228x304.) Resampling is that of all augmentations here; the original's is
     bilinear for depth too, so that holes bleed into what surrounds them. Sparse samples belong on
     top of this, as `SparseSamples` draws them.
-
-    Raises ValueError for an item with a `right` view (see `_check`).
     """
     item = _check(item, "cspn")
     h, w = item["image"].shape[-2:]
-    item = _rotate(item, (2 * torch.rand(()).item() - 1) * degrees)
+    item = _rotate(item, _angle(degrees))
     s = 1 + (zoom - 1) * torch.rand(()).item()
     ch, cw = max(1, round(h / s)), max(1, round(w / s))
     item = _window(item, (h - ch) // 2, (w - cw) // 2, ch, cw, size=(h, w))
@@ -232,7 +200,7 @@ def cspn_augment(
         item[name] = item[name] / math.sqrt(h * w / (ch * cw))  # s in whole pixels
     if _happens(mirror):
         item = _mirror(item)
-    item["image"] = v2.ColorJitter(jitter, jitter, jitter)(item["image"]).clamp(0, 1)
+    item["image"] = _jitter(item["image"], jitter)
     return item
 
 
@@ -272,8 +240,7 @@ def network_input(item: dict, *, size: tuple[int, int]) -> dict:
 
 def epc_nyu(item: dict) -> dict:
     """What EPCDepth is tested on: rows 44-470 and columns 40-600 of NYU's 480x640 (at other sizes
-    in proportion), the image resized to 288x384; `frame` says where they lie. Raises ValueError for
-    an item with a `right` view."""
+    in proportion), the image resized to 288x384; `frame` says where they lie."""
     item = _check(item, "epc_nyu")
     h, w = item["depth"].shape[-2:]
     item.setdefault("frame", torch.tensor([0.0, 0.0, h, w]))
@@ -291,8 +258,6 @@ def sparse_samples(
     depth, that part of the samples is missing.
 
     depth: (…, H, W) in metres. generator: None is torch's own.
-
-    Raises ValueError for more samples than pixels.
     """
     h, w = depth.shape[-2:]
     if not 0 <= num_samples <= h * w:
@@ -316,10 +281,7 @@ OF_PAIRS = ("epc",)
 
 
 def resolve_augmentation(augment: str | Callable | None) -> Callable[[dict], dict] | None:
-    """None and callables as they are, a name from AUGMENTATIONS; for options, `functools.partial`.
-
-    Raises ValueError for an unknown name, TypeError for anything else.
-    """
+    """None and callables as they are, a name from AUGMENTATIONS; options by `functools.partial`."""
     if augment is None or callable(augment):
         return augment
     if not isinstance(augment, str):
@@ -352,6 +314,16 @@ def _happens(probability: float) -> bool:
 def _integer(low: int, high: int) -> int:
     """Uniform in low … high, both included."""
     return int(torch.randint(low, high + 1, ()))
+
+
+def _angle(degrees: float) -> float:
+    """Uniform within so many degrees to either side."""
+    return (2 * torch.rand(()).item() - 1) * degrees
+
+
+def _jitter(image: torch.Tensor, amount: float = 0.4) -> torch.Tensor:
+    """Brightness, contrast and saturation by U(1 ± amount), in random order."""
+    return v2.ColorJitter(amount, amount, amount)(image).clamp(0, 1)
 
 
 def _relight(image: torch.Tensor, *, brightness: float = 0.1) -> torch.Tensor:
@@ -404,15 +376,12 @@ def _mirror(item: dict) -> dict:
 def _window(item: dict, top: int, left: int, h: int, w: int, size=None) -> dict:
     """The window (h, w) at (top, left), resized to `size` where that is given."""
     size = (h, w) if size is None else size
-    sy, sx = size[0] / h, size[1] / w
-    # Pixel centres are whole numbers: x' + .5 = (x - left + .5) s.
-    t = [[sx, 0, (0.5 - left) * sx - 0.5], [0, sy, (0.5 - top) * sy - 0.5], [0, 0, 1]]
 
     def cut(x, mode):
         x = x[:, top : top + h, left : left + w]
         return tvf.resize(x, size, interpolation=mode, antialias=True) if size != (h, w) else x
 
-    return _apply(item, cut, torch.tensor(t, dtype=torch.float64))
+    return _apply(item, cut, torch.from_numpy(window_map((top, left, h, w), size)))
 
 
 def _rotate(item: dict, degrees: float) -> dict:
