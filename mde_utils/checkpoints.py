@@ -6,13 +6,12 @@ Nothing in a checkpoint is ever executed: pickles are read with `weights_only=Tr
 from __future__ import annotations
 
 import hashlib
-import http.client
 import json
 import pickle
-import zlib
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 from urllib.parse import urlparse
 
@@ -21,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from .files import atomic
+from .files import atomic, download
 
 # What training scripts wrap a state dict in, and what wrappers of modules prepend to its keys.
 WRAPPERS = ("model_state_dict", "state_dict", "model")
@@ -29,6 +28,8 @@ PARTS = ("encoder", "depth_decoder")
 PREFIXES = ("module.", "_orig_mod.")
 # What a pickle names to make a NumPy scalar, NumPy 1's and 2's way.
 NUMPY_SCALAR = ("numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar", "numpy.dtype")
+
+LISTED = 5  # keys of each kind in a report
 
 Shape = tuple[int, ...]
 
@@ -60,22 +61,21 @@ class LoadReport:
         return not (self.missing or self.unexpected or self.mismatched)
 
     def __str__(self) -> str:
+        found = {
+            "missing": [f"{key} {list(shape)}" for key, shape in self.missing],
+            "unexpected": [f"{key} {list(shape)}" for key, shape in self.unexpected],
+            "of another shape": [
+                f"{key} {list(given)}, model {list(own)}" for key, given, own in self.mismatched
+            ],
+            "ignored": list(self.ignored),
+        }
         lines = [f"{self.loaded} tensors fit"]
-        lines += _section("missing", [f"{key} {list(shape)}" for key, shape in self.missing])
-        lines += _section("unexpected", [f"{key} {list(shape)}" for key, shape in self.unexpected])
-        lines += _section(
-            "of another shape",
-            [f"{key} {list(given)}, model {list(own)}" for key, given, own in self.mismatched],
-        )
-        lines += _section("ignored", list(self.ignored))
+        for title, items in found.items():
+            if items:
+                rest = [f"    … and {len(items) - LISTED} more"] if len(items) > LISTED else []
+                listed = (f"    {item}" for item in items[:LISTED])
+                lines += [f"  {len(items)} {title}:", *listed, *rest]
         return "\n".join(lines)
-
-
-def _section(title: str, items: list[str], *, limit: int = 5) -> list[str]:
-    if not items:
-        return []
-    rest = [f"    … and {len(items) - limit} more"] if len(items) > limit else []
-    return [f"  {len(items)} {title}:", *(f"    {item}" for item in items[:limit]), *rest]
 
 
 def load_weights(
@@ -90,12 +90,8 @@ def load_weights(
     Args:
         model: any module.
         source: path, http(s) URL, or a state dict.
-        strict: raise unless every key meets its like; else load those that do and report.
-
-    Raises:
-        FileNotFoundError: no such file.
-        ValueError: not a checkpoint, truncated, one that holds other objects than tensors, or one
-            of another model (the message lists keys and shapes).
+        strict: raise a `ValueError` with keys and shapes unless every key meets its like; else
+            load those that do and report.
     """
     own = model.state_dict()
     name = getattr(model, "name", type(model).__name__)
@@ -105,8 +101,8 @@ def load_weights(
         if urlparse(str(source)).scheme in ("http", "https"):
             source = fetch(Published(str(source)))
         path = Path(source)
-        where, raw, metadata = str(path), _read(path), _header(path)
-    given = _clean(_unwrap(raw, where), own, getattr(model, "renamed_keys", {}))
+        where, raw, metadata = str(path), _read(path), read_metadata(path)
+    given = _clean(_unwrap(raw, where), where, own, getattr(model, "renamed_keys", {}))
 
     dead = tuple(getattr(model, "dead_keys", ()))
     ignored = tuple(key for key in given if key not in own and key.startswith(dead)) if dead else ()
@@ -178,10 +174,9 @@ def _read(path: Path) -> Mapping:
                 f"safetensors file. ({str(error).splitlines()[0][:200]})"
             ) from None
         raise ValueError(f"{path} is not a checkpoint, or is damaged: {error}") from None
-    except (
-        SafetensorError, RuntimeError, EOFError, zlib.error, UnicodeDecodeError,
-        AttributeError, KeyError, IndexError, TypeError, ValueError,
-    ) as error:  # fmt: skip
+    except OSError:
+        raise
+    except Exception as error:  # of a damaged file torch, zip and pickle raise what they will
         first = (str(error).splitlines() or [type(error).__name__])[0][:200]
         raise ValueError(
             f"{path} ({path.stat().st_size:,} bytes) is damaged or truncated: {first}. "
@@ -235,20 +230,28 @@ def _unwrap(content, where: str) -> dict[str, Tensor]:
 
 
 def _clean(
-    given: dict[str, Tensor], own: Mapping[str, Tensor], renamed: Mapping[str, str]
+    given: Mapping[str, Tensor],
+    where: str,
+    own: Container[str] = (),
+    renamed: Mapping[str, str] = MappingProxyType({}),
 ) -> dict[str, Tensor]:
     """Drop the prefixes of DataParallel and torch.compile, and replace what the model declares
     renamed, unless the model's keys have them."""
-
-    def clean(key: str) -> str:
-        while key not in own and (prefix := next(filter(key.startswith, PREFIXES), None)):
-            key = key.removeprefix(prefix)
-        if key not in own:
+    cleaned, former = {}, {}
+    for key, value in given.items():
+        name = key
+        while name not in own and (prefix := next(filter(name.startswith, PREFIXES), None)):
+            name = name.removeprefix(prefix)
+        if name not in own:
             for old, new in renamed.items():
-                key = key.replace(old, new)
-        return key
-
-    return {clean(key): value for key, value in given.items()}
+                name = name.replace(old, new)
+        if name in cleaned:
+            raise ValueError(
+                f"{where} holds {former[name]!r} and {key!r}, which are both {name!r} here. Remove "
+                "the one that is not wanted and pass the state dict."
+            )
+        cleaned[name], former[name] = value, key
+    return cleaned
 
 
 # ---------------------------------------------------------------------------- writing
@@ -261,10 +264,6 @@ def save_weights(model: nn.Module, path: str | Path, *, metadata: dict | None = 
         model: any module; wrappers (DataParallel, torch.compile) leave no trace in the keys.
         path: a `.safetensors` file; its folder is made.
         metadata: anything JSON can hold, beside the model's name and options.
-
-    Raises:
-        TypeError: metadata that JSON cannot hold.
-        OSError: no permission, no space.
     """
     own = {"model": getattr(model, "name", type(model).__name__)}
     if getattr(model, "options", None):
@@ -277,7 +276,7 @@ def save_weights(model: nn.Module, path: str | Path, *, metadata: dict | None = 
             raise TypeError(f"metadata[{key!r}] cannot be written as JSON: {error}.") from None
     tensors = {
         key: value.detach().to("cpu").clone(memory_format=torch.contiguous_format)
-        for key, value in _clean(model.state_dict(), {}, {}).items()
+        for key, value in _clean(model.state_dict(), "the model").items()
     }
     return write_safetensors(path, tensors, header)
 
@@ -292,15 +291,8 @@ def write_safetensors(
 
 
 def read_metadata(path: str | Path) -> dict:
-    """What `save_weights` wrote beside the weights; {} for files of other origin.
-
-    Raises:
-        FileNotFoundError, ValueError: as `load_weights`.
-    """
-    return _header(Path(path))
-
-
-def _header(path: Path) -> dict:
+    """What `save_weights` wrote beside the weights; {} for files of other origin."""
+    path = Path(path)
     if _kind(path) != "safetensors":
         return {}
     try:
@@ -330,28 +322,22 @@ class Published(NamedTuple):
 
 
 def fetch(file: Published, *, folder: str | Path | None = None) -> Path:
-    """Download once into the cache, and check.
-
-    Raises:
-        FileNotFoundError: it cannot be downloaded; the message says where to put it by hand.
-        ValueError: its SHA-256 is not the expected one; the file is deleted.
-    """
+    """Download once into the cache, and check."""
     if folder is None:
         from .data.cache import cache_root
 
         folder = cache_root() / "weights"
-    url = urlparse(file.url)
     # Two addresses may end alike, so a file without a name of ours carries the address's digest.
-    anonymous = f"{hashlib.sha256(file.url.encode()).hexdigest()[:8]}_{Path(url.path).name}"
-    path = Path(folder) / (file.filename or anonymous)
+    digest = hashlib.sha256(file.url.encode()).hexdigest()[:8]
+    path = Path(folder) / (file.filename or f"{digest}_{Path(urlparse(file.url).path).name}")
     if not path.is_file():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:  # torch.hub downloads into a temporary file, then moves it
-            torch.hub.download_url_to_file(file.url, str(path), progress=False)
-        except (OSError, http.client.HTTPException) as error:
+        try:
+            with atomic(path) as temporary, open(temporary, "wb") as content:
+                download(file.url, content)
+        except ConnectionError as error:
             raise FileNotFoundError(
-                f"Could not download {file.url} ({error}). Without network: download it "
-                f"elsewhere and put it at {path}, or pass its path as weights=."
+                f"{error} Without network: download it elsewhere and put it at {path}, or pass its "
+                "path as weights=."
             ) from None
     if file.sha256 is not None:
         digest = hashlib.sha256(path.read_bytes()).hexdigest()

@@ -1,4 +1,5 @@
-"""Files that are written whole or not at all, and what is said when they cannot be."""
+"""Files that are written or downloaded whole or not at all, and what is said when they cannot
+be."""
 
 from __future__ import annotations
 
@@ -7,9 +8,15 @@ import os
 import re
 import shutil
 import tempfile
+import time
+import urllib.request
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
+from http.client import HTTPException
 from pathlib import Path
+from typing import BinaryIO
+from urllib.error import URLError
+from urllib.parse import urlparse
 
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 DENIED = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST}
@@ -75,3 +82,26 @@ def refusals(
             words = f"Cannot write {place} ({why})."
         kind = PermissionError if number in DENIED else OSError
         raise kind(number, f"{words} {remedy}") from error
+
+
+def download(url: str, file: BinaryIO, *, limit: int = 2**30, seconds: float = 900) -> None:
+    """Copy what an http(s) address answers into an open file: all of it, or a `ConnectionError`
+    (no answer, broken off, not done in `seconds`) or `ValueError` (more than `limit` bytes)."""
+    if urlparse(url).scheme not in ("http", "https"):
+        raise ValueError(f"{url} is no http or https address.")
+    deadline, size = time.monotonic() + seconds, 0
+    request = urllib.request.Request(url, headers={"User-Agent": "mde_utils"})
+    try:
+        with urllib.request.urlopen(request, timeout=min(20, seconds)) as answer:
+            length = answer.headers.get("Content-Length")
+            while chunk := answer.read1(2**16):
+                size += len(chunk)
+                if max(size, int(length or 0)) > limit:
+                    raise ValueError(f"{url} is larger than {limit / 2**20:,.0f} MiB.")
+                if time.monotonic() > deadline:
+                    raise TimeoutError(f"not done after {seconds:g} s")
+                file.write(chunk)
+            if length is not None and size < int(length):
+                raise ConnectionError(f"broken off after {size:,} of {length} bytes")
+    except (URLError, HTTPException, ConnectionError, TimeoutError) as error:
+        raise ConnectionError(f"Cannot reach {url} ({error}).") from None

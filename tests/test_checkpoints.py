@@ -93,6 +93,15 @@ def test_keys_that_begin_with_module_by_right():
     assert load_weights(model, source.state_dict()).ok and same(source, model)
 
 
+def test_two_keys_that_become_one_are_refused(source):
+    """Without a word the later one won."""
+    state = source.state_dict()
+    model = fresh()
+    with pytest.raises(ValueError, match="'0.weight' and 'module.0.weight'.*both '0.weight'"):
+        load_weights(model, state | {"module.0.weight": torch.zeros(4, 3, 3, 3)})
+    assert same(fresh(), model)
+
+
 def test_half_precision_is_taken_into_the_models(source):
     model = fresh()
     state = source.state_dict().items()

@@ -1,12 +1,16 @@
 import errno
+import http.server
+import io
 import resource
 import tempfile
+import threading
+import time
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
-from mde_utils.files import atomic
+from mde_utils.files import atomic, download
 
 
 def test_a_failed_write_leaves_the_former_file(tmp_path):
@@ -74,3 +78,53 @@ def test_other_errors_of_the_block_pass(tmp_path):
     with pytest.raises(PermissionError, match="^.Errno 13. locked$"), atomic(tmp_path / "a"):
         raise PermissionError(errno.EACCES, "locked")
     assert not list(tmp_path.iterdir())
+
+
+class Web(http.server.BaseHTTPRequestHandler):
+    """/whole, and answers that are cut, without a length, endless or slow."""
+
+    def do_GET(self):
+        self.send_response(404 if self.path == "/none" else 200)
+        if self.path in ("/whole", "/cut"):
+            self.send_header("Content-Length", "3000")
+        self.end_headers()
+        self.wfile.write(bytes(1000 if self.path == "/cut" else 3000))
+        while self.path == "/slow":
+            self.wfile.write(b".")
+            time.sleep(0.02)
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def web(monkeypatch):
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Web)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    monkeypatch.setattr("urllib.request._opener", None)
+    monkeypatch.setattr("urllib.request.getproxies", dict)
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+
+
+def test_downloads_are_whole_or_an_error(web):
+    for path in ("/whole", "/no-length"):
+        file = io.BytesIO()
+        download(web + path, file)
+        assert file.getvalue() == bytes(3000)
+    for path, error, says, options in (
+        ("/cut", ConnectionError, "/cut .*1,000 of 3000", {}),
+        ("/none", ConnectionError, "/none .*404", {}),
+        ("/whole", ValueError, "/whole is larger", {"limit": 2999}),
+        ("/no-length", ValueError, "/no-length is larger", {"limit": 2999}),
+        ("/slow", ConnectionError, "/slow .*after 0.3 s", {"seconds": 0.3}),
+    ):
+        with pytest.raises(error, match=says):
+            download(web + path, io.BytesIO(), **options)
+
+
+@pytest.mark.parametrize("address", ["file:///etc/hostname", "ftp://a.org/b", "b.pth"])
+def test_only_the_web_is_downloaded_from(address):
+    with pytest.raises(ValueError, match="no http"):
+        download(address, io.BytesIO())

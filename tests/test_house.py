@@ -32,6 +32,7 @@ LAYERS = (
         "interventions",
         "attacks",
         "evaluation",
+        "networks",
         "paper",
         "views",
         "checkup",

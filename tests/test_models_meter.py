@@ -2,15 +2,19 @@
 
 import hashlib
 import math
+from functools import partial
 
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 
 from mde_utils.checkpoints import load_weights
 from mde_utils.models import build_model
-from mde_utils.models.meter import Attention, check_size
+from mde_utils.models.base import check_size
+from mde_utils.models.meter import Attention, MobileViT
 
 # name -> parameters, tensors and SHA-256 of the sorted lines "key [shape]" of the original modules.
 ORIGINALS = {
@@ -94,13 +98,14 @@ def test_conventions_of_the_published_weights(xxs):
 @settings(max_examples=25, deadline=None)
 @given(st.integers(1, 200), st.integers(1, 200))
 def test_sizes_run_or_name_the_nearest_that_do(height, width):
-    possible_heights = [h for k in (1, 2, 3, 4) for h in range(64 * k - 3, 64 * k + 1)]
-    possible_widths = [w for k in (1, 2, 3, 4) for w in range(64 * k - 7, 64 * k + 1)]
+    check = partial(check_size, name="meter", multiple=32, slack=(3, 7))
+    possible_heights = [h for k in range(1, 8) for h in range(32 * k - 3, 32 * k + 1)]
+    possible_widths = [w for k in range(1, 8) for w in range(32 * k - 7, 32 * k + 1)]
     if height in possible_heights and width in possible_widths:
-        check_size(height, width, name="meter")
+        check(torch.empty(3, height, width, device="meta"))
         return
     with pytest.raises(ValueError, match=f"{height}x{width}") as caught:
-        check_size(height, width, name="meter")
+        check(torch.empty(3, height, width, device="meta"))
     for size, possible in ((height, possible_heights), (width, possible_widths)):
         below = [str(p) for p in possible if p < size][-1:]
         above = [str(p) for p in possible if p > size][:1]
@@ -114,8 +119,27 @@ def test_every_possible_size_runs(xxs):
             assert xxs(torch.rand(1, 3, height, width)).shape == (1, 1, 16, 16)
 
 
+@pytest.mark.parametrize("size", [(160, 224), (32, 32), (96, 96), (29, 25), (93, 153)])
+def test_sides_are_multiples_of_32(xxs, size):
+    """Maps of odd sides are paired with their own last row or column."""
+    height, width = (-(-n // 32) * 8 for n in size)
+    with torch.no_grad():
+        assert xxs(torch.rand(1, 3, *size)).shape == (1, 1, height, width)
+
+
+def test_an_odd_map_is_its_own_edge_continued():
+    torch.manual_seed(0)
+    block = MobileViT(8, 6, 16).eval()
+    x = torch.randn(2, 8, 5, 7)
+    block.conv1, block.conv2, block.conv3, block.conv4 = (nn.Identity() for _ in range(4))
+    with torch.no_grad():
+        out = block(x)
+        even = block(F.pad(x, (0, 1, 0, 1), mode="replicate"))
+    assert torch.equal(out[:, :8], even[:, :8, :5, :7]) and torch.equal(out[:, 8:], x)
+
+
 def test_impossible_size_is_refused_before_any_work(xxs):
-    with pytest.raises(ValueError, match=r"228 \(nearest: 192 or 253\)"):
+    with pytest.raises(ValueError, match=r"228 \(nearest: 224 or 253\)"):
         xxs(torch.rand(1, 3, 228, 304))
 
 

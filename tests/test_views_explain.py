@@ -186,7 +186,7 @@ def test_every_network_takes_what_it_is_shown(name):
     with torch.device("meta"):  # shapes alone
         model = build_model(name).eval()
     for h, w in ((480, 640), (4000, 3000), (375, 1242)):
-        fed = views.explain._fed(model, h, w)
+        fed = model.fitting_size(h, w)
         inputs = {key: torch.rand(1, 1, *fed, device="meta") for key in model.input_names}
         with torch.no_grad():
             assert model(torch.rand(1, 3, *fed, device="meta"), **inputs).shape[1] == 1

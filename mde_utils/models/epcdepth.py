@@ -5,6 +5,7 @@ Written from the paper and the shapes of the published weights; attribute names 
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 
@@ -13,10 +14,11 @@ import torch.nn.functional as F
 from timm.models.resnet import ResNet
 from torch import Tensor, nn
 
+from ..checks import unknown
 from ..depth_bins import depth_range as range_of
 from ..stereo import FARTHEST, NEAREST, TRAINED_BASELINE, disparity_to_depth
-from .backbones import resnet_maps, timm_model
-from .base import DepthModel
+from .backbones import probe, resnet_maps, timm_model
+from .base import DepthModel, check_size
 
 SMALLEST = 32
 WIDTH = 256  # units of the decoder's first stage in the publication
@@ -55,12 +57,8 @@ def make_encoder(
 
     Returns:
         the module, and the channels of its five maps.
-
-    Raises:
-        ValueError, FileNotFoundError: as `timm_model`; or the backbone is no ResNet.
     """
-    with torch.device("meta"):
-        kind = type(timm_model(backbone, name=name))
+    kind = type(probe(backbone, name=name))
     if not issubclass(kind, ResNet):
         raise ValueError(
             f"{name!r}: EPCDepth takes the ResNets of timm.models.resnet (ResNet, ResNeXt, "
@@ -292,9 +290,7 @@ class EPCDepth(DepthModel):
         depth_range: str | Sequence[float] = "kitti",
     ):
         if decoder not in DECODERS:
-            raise ValueError(
-                f"Unknown decoder {decoder!r} of {name}. Known decoders: {', '.join(DECODERS)}."
-            )
+            raise ValueError(unknown(f"decoder of {name}", decoder, DECODERS))
         if output_scale not in OUTPUT_SCALES:
             raise ValueError(
                 f"output_scale of {name} is 0, 1 or 2, or -1 for their mean; got {output_scale!r}."
@@ -310,9 +306,9 @@ class EPCDepth(DepthModel):
             width = WIDTH if published else DEMO_WIDTH
         if width < 32 or width % 32:
             raise ValueError(f"width of {name} must be a multiple of 32 from 32 on; got {width}.")
-        self.backbone = PUBLISHED_BACKBONES.get(given, given)
-        self.classifier = published and not inference
-        encoder, channels = make_encoder(self.backbone, name=name, classifier=self.classifier)
+        backbone, classifier = PUBLISHED_BACKBONES.get(given, given), published and not inference
+        make = functools.partial(make_encoder, backbone, name=name, classifier=classifier)
+        encoder, channels = make()
         super().__init__(
             name,
             self.taps,
@@ -322,24 +318,12 @@ class EPCDepth(DepthModel):
             depth_range=range_of(depth_range),
             options={"baseline": float(baseline)},  # the others do not change what weights mean
         )
-        self.output_scale = output_scale
+        self.pretrained, self.output_scale = ("encoder", make), output_scale
         self.encoder = encoder
         plain = decoder == "plain"
         self.depth_decoder = Decoder(
             channels, width=width, plain=plain, heads=not (plain or inference)
         )
-
-    def load_imagenet(self) -> None:
-        """Fill the encoder with timm's ImageNet weights.
-
-        Raises:
-            ValueError: timm has none.
-            FileNotFoundError: they are not in the cache and cannot be downloaded.
-        """
-        filled, _ = make_encoder(
-            self.backbone, name=self.name, classifier=self.classifier, pretrained=True
-        )
-        self.encoder.load_state_dict(filled.state_dict())
 
     def forward(self, image: Tensor, **inputs) -> Tensor:
         """Depth of `image`, without running the encoder's heads.
@@ -349,9 +333,6 @@ class EPCDepth(DepthModel):
 
         Returns:
             (b, 1, h, w) float32 depth in metres, from 1 to 1000 baselines.
-
-        Raises:
-            TypeError, ValueError: as `DepthModel.forward`, and as `forward_raw`.
         """
         self._check(image, inputs)
         return self.metres(self.disparities(image, full_scale=False), image.shape[-2:])
@@ -387,18 +368,10 @@ class EPCDepth(DepthModel):
         The decoder's at 1, 1/2, 1/4, 1/8, 1/16 of the image, then the encoder heads' at 1/32, 1/16,
         1/8, 1/4, 1/2, sizes rounded up: ten; the first five with `inference=True`; the first four
         with `decoder="plain"`.
-
-        Raises:
-            ValueError: h or w is smaller than 32.
         """
         maps = self._maps(x)
         return self.depth_decoder(maps, x.shape[-2:]) + self.depth_decoder.from_encoder(maps)
 
     def _maps(self, x: Tensor) -> list[Tensor]:
-        height, width = x.shape[-2:]
-        if min(height, width) < SMALLEST:
-            raise ValueError(
-                f"{self.name} takes images of any size from {SMALLEST}x{SMALLEST} on, got "
-                f"{height}x{width}: its coarsest map has one pixel for {SMALLEST}. Enlarge them."
-            )
+        check_size(x, name=self.name, multiple=1, smallest=SMALLEST)
         return self.encoder(x)

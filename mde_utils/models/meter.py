@@ -12,8 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..checks import unknown
 from ..depth_bins import RANGES
-from .base import IMAGENET_MEAN, IMAGENET_STD, DepthModel
+from .base import IMAGENET_MEAN, IMAGENET_STD, DepthModel, check_size
 
 HEADS, HEAD_DIM = 4, 8
 
@@ -167,12 +168,15 @@ class MobileViT(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.conv2(self.conv1(x))
+        height, width = y.shape[-2:]
+        if height % 2 or width % 2:  # the last row or column once more, and off again behind
+            y = F.pad(y, (0, width % 2, 0, height % 2), mode="replicate")
         b, d, h, w = y.shape
         # Tokens are the patches; each of the four positions inside a patch attends by itself.
         y = y.reshape(b, d, h // 2, 2, w // 2, 2).permute(0, 3, 5, 2, 4, 1)
         y = self.transformer(y.reshape(b * 4, (h // 2) * (w // 2), d))
         y = y.reshape(b, 2, 2, h // 2, w // 2, d).permute(0, 5, 3, 1, 4, 2)
-        y = self.conv3(y.reshape(b, d, h, w))
+        y = self.conv3(y.reshape(b, d, h, w)[..., :height, :width])
         return self.conv4(torch.cat([y, x], dim=1))
 
 
@@ -277,9 +281,7 @@ class METER(DepthModel):
 
     def __init__(self, name: str = "meter_xxs", *, dataset: str = "nyu"):
         if dataset not in CONVENTIONS:
-            raise ValueError(
-                f"Unknown dataset {dataset!r} of {name}. Known datasets: {', '.join(CONVENTIONS)}."
-            )
+            raise ValueError(unknown(f"dataset of {name}", dataset, CONVENTIONS))
         super().__init__(
             name, self.taps, **CONVENTIONS[dataset]._asdict(), options={"dataset": dataset}
         )
@@ -289,33 +291,8 @@ class METER(DepthModel):
     def forward_raw(self, x: Tensor) -> Tensor:
         """(b, 3, h, w) normalised -> (b, 1, ceil(h/4), ceil(w/4)) in cm (NYU) or dm (KITTI).
 
-        Raises:
-            ValueError: the maps at 1/8, 1/16 and 1/32 do not divide into 2x2 patches.
+        Maps round their sizes up, so a side may fall short of a multiple of 32: by 7 columns, as
+        the decoder pads the skips, or by 3 rows, as it does not pad those.
         """
-        check_size(*x.shape[-2:], name=self.name)
+        check_size(x, name=self.name, multiple=32, slack=(3, 7))
         return self.decoder(*self.encoder(x))
-
-
-def check_size(height: int, width: int, *, name: str) -> None:
-    """Refuse sizes whose maps at 1/8, 1/16, 1/32 are not even; name the nearest possible ones.
-
-    Strides round up, so a size may fall short of a multiple of 64: by 7 columns, as the decoder
-    pads the skips, or by 3 rows, as it does not pad those.
-    """
-    wrong = [
-        f"{what} {size} (nearest: {' or '.join(map(str, near))})"
-        for what, size, slack in (("height", height, 3), ("width", width, 7))
-        if (near := _nearest_sizes(size, slack)) != [size]
-    ]
-    if wrong:
-        raise ValueError(
-            f"{name} cannot take images of {height}x{width}: impossible {' and '.join(wrong)}. "
-            "Multiples of 64 always work."
-        )
-
-
-def _nearest_sizes(size: int, slack: int) -> list[int]:
-    above = -(-size // 64) * 64 or 64
-    if above - slack <= size:
-        return [size]
-    return [n for n in (above - 64, above - slack) if n > 0]

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .backbones import input_statistics, timm_features, timm_model
-from .base import DepthModel
+from .base import DepthModel, Size, check_size
 
 STRIDES = (4, 8, 16, 32)
 SMALLEST = 32
@@ -28,8 +28,6 @@ PUBLISHED_BACKBONES = {
 # Old torchvision's names inside a dense layer, which torch has forbidden since. Keys are read
 # with these replacements (`DepthModel.renamed_keys`).
 DENSENET_DOTS = {f".{kind}.{i}.": f".{kind}{i}." for kind in ("norm", "conv") for i in (1, 2)}
-
-Size = tuple[int, int]
 
 
 # ---------------------------------------------------------------------------- encoders
@@ -79,9 +77,6 @@ def make_encoder(
 
     Returns:
         the module, the channels of its four maps, and timm's description of its weights.
-
-    Raises:
-        ValueError, FileNotFoundError: as `timm_features`.
     """
     arch = backbone.split(".")[0]
     if arch == "legacy_senet154":
@@ -226,7 +221,7 @@ class MFF(DepthModel):
         backbone = PUBLISHED_BACKBONES.get(given, given)
         encoder, channels, cfg = make_encoder(backbone, name=name)
         super().__init__(name, self.taps, **input_statistics(cfg))
-        self.backbone = backbone
+        self.pretrained = "E", functools.partial(make_encoder, backbone, name=name)
         if isinstance(encoder, DenseNet):
             self.renamed_keys = DENSENET_DOTS
         widths = [channels[-1]]
@@ -237,25 +232,10 @@ class MFF(DepthModel):
         self.MFF = Fusion(channels)
         self.R = Refinement(widths[-1] + 4 * FUSED)
 
-    def load_imagenet(self) -> None:
-        """Fill the encoder with timm's ImageNet weights.
-
-        Raises:
-            ValueError: timm has none.
-            FileNotFoundError: they are not in the cache and cannot be downloaded.
-        """
-        filled, _, _ = make_encoder(self.backbone, name=self.name, pretrained=True)
-        self.E.load_state_dict(filled.state_dict())
-
     def forward_raw(self, x: Tensor) -> Tensor:
-        """(b, 3, h, w) normalised -> (b, 1, h/2, w/2) in metres.
-
-        Raises:
-            ValueError: h or w is no multiple of 4, or smaller than 32, or what the backbone, which
-                may ask for more, cannot take.
-        """
+        """(b, 3, h, w) normalised -> (b, 1, h/2, w/2) in metres."""
+        check_size(x, name=self.name, multiple=4, smallest=SMALLEST)
         height, width = x.shape[-2:]
-        check_size(height, width, name=self.name)
         half = height // 2, width // 2
         try:
             blocks = self.E(x)
@@ -270,24 +250,3 @@ class MFF(DepthModel):
         decoded = self.D(blocks[-1], [*sizes, half])
         fused = self.MFF(blocks, half)
         return self.R(torch.cat([decoded, fused], dim=1))
-
-
-def check_size(height: int, width: int, *, name: str) -> None:
-    """Refuse sizes whose half the decoder would miss; name the nearest possible ones."""
-    wrong = [
-        f"{what} {size} (nearest: {' or '.join(map(str, near))})"
-        for what, size in (("height", height), ("width", width))
-        if (near := _nearest_sizes(size)) != [size]
-    ]
-    if wrong:
-        raise ValueError(
-            f"{name} cannot take images of {height}x{width}: impossible {' and '.join(wrong)}. "
-            f"Multiples of 4 from {SMALLEST} on always work."
-        )
-
-
-def _nearest_sizes(size: int) -> list[int]:
-    if size < SMALLEST:
-        return [SMALLEST]
-    below = size - size % 4
-    return [size] if below == size else [below, below + 4]

@@ -8,11 +8,9 @@ import io
 import math
 import shutil
 import tempfile
-import urllib.request
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from http.client import HTTPException
 from pathlib import Path
 from urllib.parse import urlparse
 
@@ -32,9 +30,10 @@ from mde_utils.data.reading import as_rgb, check_options, open_picture
 from mde_utils.dissection import Dissection, dissect
 from mde_utils.environment import progress
 from mde_utils.evaluation import MIN_DEPTH
-from mde_utils.files import atomic
+from mde_utils.files import atomic, download
 from mde_utils.interventions import checked_layers, unit_edit
 from mde_utils.models.adapt import read_output
+from mde_utils.models.base import DepthModel
 from mde_utils.replay import Recorder, check_map
 from mde_utils.views import plots
 
@@ -459,26 +458,18 @@ def _opened(source, of) -> Image.Image:
 
 
 def _download(address: str) -> io.BytesIO:
-    request = urllib.request.Request(address, headers={"User-Agent": "mde_utils"})
+    picture = io.BytesIO()
     try:
-        with urllib.request.urlopen(request, timeout=20) as answer:
-            data = answer.read(BYTES + 1)
-    except (OSError, HTTPException, ValueError) as error:
-        raise ConnectionError(
-            f"Cannot reach {address} ({error}). Download the picture elsewhere and give its path."
-        ) from None
-    if len(data) > BYTES:
-        raise ValueError(f"{address} is larger than {BYTES >> 20} MiB: give the picture's path.")
-    return io.BytesIO(data)
+        download(address, picture, limit=BYTES, seconds=120)
+    except (ConnectionError, ValueError) as error:
+        raise type(error)(f"{error} Download the picture elsewhere and give its path.") from None
+    picture.seek(0)
+    return picture
 
 
 def _fed(model: nn.Module, h: int, w: int) -> tuple[int, int]:
     """(h', w') that the network is shown, see `explain`."""
-    wanted, multiple = getattr(model, "image_size", (192, 256)), getattr(model, "multiple", 64)
-    if not multiple:
-        return tuple(wanted)
-    factor = math.sqrt(wanted[0] * wanted[1] / (h * w))
-    return tuple(max(1, round(n * factor / multiple)) * multiple for n in (h, w))
+    return DepthModel.fitting_size(model if isinstance(model, DepthModel) else DepthModel, h, w)
 
 
 # ---- the units -----------------------------------------------------------------------------
