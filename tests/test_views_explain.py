@@ -384,7 +384,7 @@ def test_a_shipped_network_on_a_street(real):
     model = build_model("meter_xxs", weights="rooms", variant="assign")
     data = [{"image": torch.rand(3, 64, 64), "depth": 1 + 8 * torch.rand(1, 64, 64)}]
     found = explain(path, model, dissection=dissect(model, data, ["dec_3"]), verbose=False)
-    assert found.depth.shape[1:] == (375, 1242) and "shown 128x384" in str(found)
+    assert found.depth.shape[1:] == (375, 1242) and "shown 128x416" in str(found)
     assert len(found.units) == 5 and bool((found.units.change > 0).all())
 
 
