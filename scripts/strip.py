@@ -1,16 +1,15 @@
 """Readies executed notebooks for a commit: outputs stay, traces of the machine go.
 
-What `nbstripout --keep-output --keep-count` removes, then the marks of papermill, of the runner
-and of one machine's Python, and folders of this machine in text outputs. Pictures are left alone.
+Marks of the tools that ran them and of one machine's Python, and folders of this machine in text
+outputs. Pictures are left alone.
 
     python scripts/strip.py [--check] [notebook ...]
 """
 
 import argparse
+import copy
 import re
-import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
 import nbformat
@@ -19,6 +18,12 @@ from notebook_tools import ROOT, find_notebooks, read, relative, text_of, write_
 # Written apart, so that a search for machine paths does not find the searcher.
 _PRIVATE = "|".join(("root", "home", "tmp", "mnt", "Users", "var/folders", *ROOT.parts[1:2]))
 MACHINE_PATH = re.compile(rf"(?<![\w.~-])/(?:{_PRIVATE})/[^\s'\"<>:,;)\]]*")
+# As `nbstripout --keep-output --keep-count` has it, and papermill's and the runner's.
+TRACES = ("signature", "widgets", "papermill", "suite")
+CELL_TRACES = (
+    *("collapsed", "ExecuteTime", "execution", "heading_collapsed", "hidden", "scrolled"),
+    "papermill",
+)
 KERNELSPEC = {"display_name": "Python 3", "language": "python", "name": "python3"}
 
 
@@ -44,19 +49,13 @@ def _clean(value, root: Path):
 
 def strip(nb: nbformat.NotebookNode, root: Path = ROOT) -> nbformat.NotebookNode:
     """`nb` as it is committed; `nb` itself is not changed."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "notebook.ipynb"
-        path.write_text(text_of(nb), encoding="utf-8")
-        command = [sys.executable, "-m", "nbstripout", "--keep-output", "--keep-count", "--keep-id"]
-        subprocess.run([*command, str(path)], check=True)
-        nb = read(path)
-
-    for key in ("papermill", "suite"):
+    nb = copy.deepcopy(nb)
+    for key in TRACES:
         nb.metadata.pop(key, None)
     nb.metadata.kernelspec = KERNELSPEC
     nb.metadata.language_info = {"name": "python"}
     for cell in nb.cells:
-        for key in ("papermill", "execution"):
+        for key in CELL_TRACES:
             cell.metadata.pop(key, None)
         if not cell.metadata.get("tags", True):
             del cell.metadata["tags"]

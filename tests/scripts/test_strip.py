@@ -42,7 +42,7 @@ def test_strip_keeps_outputs_and_counts():
     nb.metadata["kernelspec"] = {"display_name": "mine", "name": "mine", "language": "python"}
     cell = nb.cells[-1]
     cell.execution_count = 3
-    cell.metadata["papermill"] = {"duration": 1.0}
+    cell.metadata |= {"papermill": {"duration": 1.0}, "execution": {}, "scrolled": True}
     cell.outputs = [
         new_output("stream", text=f"wrote {private}"),
         new_output("display_data", data={"image/png": private, "text/plain": private}),
