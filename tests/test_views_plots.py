@@ -8,6 +8,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import nn
 
 matplotlib.use("Agg")
@@ -20,7 +22,7 @@ from mde_utils.dissection import dissect
 from mde_utils.interventions import ablation_curve, correction_effects
 from mde_utils.paper import MEASURED, comparison
 from mde_utils.views.explorer import Explorer
-from mde_utils.views.plots.pictures import show_map
+from mde_utils.views.plots.style import ASSIGNED, SHEET, colours, depth_axis
 
 
 class Net(nn.Module):
@@ -58,9 +60,92 @@ def texts(figure):
     return " ".join(t.get_text() for t in figure.findobj(plt.Text))
 
 
-def test_items(items):
-    figure = plots.plot_items(items, ("image", "depth", "normal", "label"))
-    assert len(figure.axes) == 4 * 3 + 1 and "depth [m]" in texts(figure)
+# ------------------------------------------------------------------ style
+
+
+def test_the_users_style_is_neither_changed_nor_taken_over(items):
+    with plt.rc_context({"axes.spines.top": True, "xtick.labelsize": 30, "font.size": 30}):
+        before = dict(plt.rcParams)
+        figure = plots.plot_depth_histogram({"a": items[0]["depth"]}, DepthBins.sid(16, 0.75, 10))
+        figure.draw_without_rendering()
+        assert dict(plt.rcParams) == before
+    (ax,) = figure.axes
+    assert not ax.spines.top.get_visible()
+    assert {label.get_fontsize() for label in ax.get_xticklabels()} == {8}
+    with pytest.raises(ValueError, match="differ in size"):  # nor after an error
+        plots.plot_projection(items[0]["image"], torch.ones(1, 2, 2))
+    assert plt.rcParams["axes.spines.top"] and SHEET.is_file()
+
+
+def test_no_type_is_smaller_than_8_points_at_850_pixels(items):
+    seen = dissect(Net(), items, ["layer"])
+    explorer = explored(items)
+    figures = [
+        plots.plot_items(items, ("image", "depth", "normal", "label")),
+        plots.plot_units(seen, "layer"),
+        plots.plot_unit(explorer.view(0), "layer", 5),
+        plots.plot_edit(explorer.view(0).edit({"layer": [1]})),
+        plots.plot_effects(explorer.effects("layer"), explorer.dissection),
+        plots.plot_training({"a": history()}),
+        plots.plot_tradeoff(trainings()),
+    ]
+    for figure in figures:
+        figure.draw_without_rendering()
+        assert figure.get_size_inches()[0] <= 8.5 and figure.dpi == 100
+        said = [t for t in figure.findobj(plt.Text) if t.get_text() and t.get_visible()]
+        assert min(t.get_fontsize() for t in said) >= 8
+
+
+def test_a_network_has_its_colour_wherever_it_stands():
+    first = colours(["baseline", "assign"])
+    assert first == colours(["assign", "baseline"])
+    assert colours(["selective"])["selective"] == first["assign"]
+    several = colours(["x", "assign −1", "assign −3", "baseline", "reg", "y"])
+    assert several["baseline"] == first["baseline"] and len(set(several.values())) == 6
+
+
+@given(
+    far=st.floats(0.3, 300),
+    ratio=st.floats(1.05, 100),
+    number=st.integers(2, 64),
+    few=st.booleans(),
+)
+def test_metres_stand_where_they_lie_among_the_bins(far, ratio, number, few):
+    edges = DepthBins.sid(number, far / ratio, far).edges.numpy()
+    _, ax = plt.subplots()
+    depth_axis(ax, DepthBins.sid(number, far / ratio, far), few=few)
+    places, words = ax.get_xticks(), [t.get_text() for t in ax.get_xticklabels()]
+    plt.close()
+    assert len(places) >= 2 and (np.diff(places) > 0).all()
+    found = np.interp(places, np.arange(number + 1) - 0.5, edges)
+    np.testing.assert_allclose([float(w) for w in words], found, rtol=0.006)
+    assert edges[1] <= found.min() * 1.000001 and found.max() <= edges[-1] * 1.000001
+
+
+# ------------------------------------------------------------------ pictures
+
+
+def test_items_need_no_depth_that_is_not_asked_for(items):
+    bare = [{k: v for k, v in item.items() if k != "depth"} for item in items]
+    plots.plot_items(bare, ("image", "normal", "label"))
+    item = stereo_item()
+    figure = plots.plot_items([{"image": item["image"], "hint": item["depth"]}], ["image", "hint"])
+    assert "depth hints" in texts(figure) and figure.axes[1].images[0].get_clim() == (0, 6)
+
+
+def test_items_with_depth_that_is_nan(items):
+    items[0]["depth"][0, :5] = torch.nan
+    figure = plots.plot_items(items)
+    top = max(item["depth"].nan_to_num(0).max().item() for item in items)
+    assert figure.axes[3].images[0].get_clim() == (0, pytest.approx(top))
+    assert figure.axes[3].images[0].get_array().mask[:5].all()
+
+
+def test_predictions_leave_the_model_as_it_was(items):
+    net = Net().train()
+    words = texts(plots.plot_predictions({"one": net, "two": net}, items))
+    assert all(w in words for w in ("ground truth", "one", "two", "depth [m]", "mean |error|"))
+    assert net.training and not net.layer._forward_hooks
 
 
 def test_projection_draws_each_measured_pixel_near_ones_last():
@@ -75,8 +160,6 @@ def test_projection_draws_each_measured_pixel_near_ones_last():
     plots.plot_projection(torch.rand(3, 24, 32), torch.zeros(1, 24, 32))  # none is a picture too
     with pytest.raises(ValueError, match="24x32 and"):
         plots.plot_projection(torch.rand(3, 24, 32), torch.ones(1, 12, 16))
-    with pytest.raises(ValueError, match="vmax=4 m: the nearest point is 4.00 m away"):
-        plots.plot_projection(torch.rand(3, 24, 32), depth, vmax=4)
 
 
 INTRINSICS = torch.tensor([[30.0, 0, 15.5], [0, 30.0, 11.5], [0, 0, 1]])
@@ -129,14 +212,6 @@ def test_depth_without_measurement_is_not_drawn(items):
     assert shown.get_array().mask[:5].all() and not shown.get_array().mask[5:].any()
 
 
-def test_predictions(items):
-    net = Net().train()
-    figure = plots.plot_predictions({"one": net, "two": net}, items)
-    words = texts(figure)
-    assert all(w in words for w in ("ground truth", "one", "two", "depth [m]", "mean |error|"))
-    assert net.training and not net.layer._forward_hooks
-
-
 def test_histogram_counts_what_lies_in_the_bins(items):
     bins = DepthBins.sid(16, 0.75, 10)
     depth = torch.tensor([0.0, 0.5, 5.0, 5.0, 20.0])
@@ -152,7 +227,7 @@ def test_units_have_a_bar_a_bin_and_mark_the_assigned_one(items):
     for ax, unit in zip(figure.axes, (0, 3), strict=False):
         heights = [bar.get_height() for bar in ax.patches]
         assert heights == pytest.approx(seen.response["layer"][unit].tolist(), nan_ok=True)
-        marked = [i for i, b in enumerate(ax.patches) if b.get_facecolor()[:3] == plots.PALETTE[3]]
+        marked = [i for i, b in enumerate(ax.patches) if b.get_facecolor()[:3] == ASSIGNED]
         assert marked == [unit]
     assert "depth [m]" in texts(figure) and "“paper”" in texts(figure)
     assert f"Mean DS {seen.mean('layer'):.3f}; without tuning 0.000 (flat)" in texts(figure)
@@ -202,15 +277,7 @@ def test_unit_pairs_show_the_same_unit_in_each_network(items):
             with torch.no_grad():
                 shown = net.layer(image[None])[0, unit].abs()
             assert torch.allclose(torch.from_numpy(picture.images[0].get_array()), shown)
-    assert "reg · no response at all" in texts(figure) and texts(figure).count("DS ") == 3
-
-
-def test_map_of_a_few_pixels_is_not_black():
-    _, ax = plt.subplots()
-    few = torch.zeros(20, 20)
-    few[4, 5] = 2
-    show_map(ax, few)
-    assert ax.images[0].get_clim() == (0, 2)
+    assert "reg · silent" in texts(figure) and texts(figure).count("DS ") == 3
 
 
 def test_tuning_has_a_row_a_unit_relative_to_its_largest(items):
@@ -273,79 +340,43 @@ def panel(figure, title):
     return found
 
 
-def key(figure):
-    """Texts of all legends."""
-    return [t.get_text() for f in [figure, *figure.subfigs] for k in f.legends for t in k.texts]
-
-
-@pytest.mark.parametrize("layers", [1, 5])
-def test_training_has_a_panel_a_layer_and_at_most_four_a_row(layers):
-    names = [f"dec_{i}" for i in range(layers)]
-    figure = plots.plot_training({"a": history(layers=names), "b": history(layers=names)})
-    assert len(figure.axes) == 4 + layers + 4
-    assert all(len(panel(figure, name).lines) == 4 for name in names)
-    columns = [ax.get_subplotspec().get_gridspec().ncols for ax in figure.axes]
-    assert max(columns) == 4 and figure.get_size_inches()[0] == 9
-
-
-def test_training_leaves_out_the_panel_of_a_missing_column():
-    whole = history()
-    for column, title in (
-        ("gradient_ratio", "gradient ratio"),
-        ("val_rms", "RMS [m]"),
-        ("train_absent_", "units whose bin the batch lacks"),
-    ):
-        old = whole.drop(columns=[c for c in whole if c.startswith(column)])
-        figure = plots.plot_training({"old": old})
-        assert len(figure.axes) == 9 and title not in texts(figure).replace("\n", " ")
-        assert any("ratio 1" in text for text in key(figure)) == (column != "gradient_ratio")
-        # One run that has the column is enough, and a column without any value is as none.
-        assert len(panel(plots.plot_training({"old": old, "new": whole}), title).lines) > 0
-    assert len(plots.plot_training({"a": history(val_d1=float("nan"))}).axes) == 9
-
-
-def test_training_draws_what_the_history_says():
-    figure = plots.plot_training({"a": history(), "b": history()})
-    assert key(figure)[:2] == ["a", "b"]
-    assert {"validation", "training", "dec_1", "dec_3"} < set(key(figure))
-    solid, dashed, *_ = panel(figure, "dec_3").lines
-    assert (solid.get_ls(), dashed.get_ls()) == ("-", "--")
-    assert list(solid.get_ydata()) == [0.4] * 3 and list(dashed.get_ydata()) == [0.5] * 3
-    markers = {line.get_marker() for line in panel(figure, "share of depth bins").lines}
-    assert len(markers) == 2
-    for title in ("δ1", "dec_1", "units without response (collapsed), validation"):
-        colours = [line.get_color() for line in panel(figure, title).lines]
-        half = len(colours) // 2
-        assert colours == [plots.PALETTE[0]] * half + [plots.PALETTE[1]] * half
-    ratio = panel(figure, "gradient ratio")
-    assert ratio.get_yscale() == "log"
-    assert list(ratio.lines[2].get_ydata()) == [1, 1]
-    assert any("ratio 1: equally strong gradients" in text for text in key(figure))
-
-
-def test_training_leaves_out_values_that_are_not_finite():
-    figure = plots.plot_training({"a": history(val_d1=[0.5, float("nan"), float("inf")])})
-    assert list(panel(figure, "δ1").lines[0].get_xdata()) == [1]
-
-
 @pytest.mark.parametrize("epochs", [1, 3, 200])
-def test_training_marks_some_epochs(epochs):
-    figure = plots.plot_training({"a": history(epochs)})
-    (line,) = panel(figure, "δ1").lines
-    assert line.get_marker() == "o" and len(line.get_xdata()) == epochs
-    assert min(epochs, 3) <= len(line.get_xdata()[:: line.get_markevery()]) <= 12
+def test_training_draws_what_the_histories_say(epochs):
+    names = [f"dec_{i}" for i in range(5)]
+    runs = {name: history(epochs, names) for name in ("reg", "assign")}
+    figure = plots.plot_training(runs)
+    for i, (name, run) in enumerate(runs.items()):
+        validation, training = panel(figure, "dec_3").lines[2 * i : 2 * i + 2]
+        assert list(validation.get_ydata()) == [0.4] * epochs
+        assert list(training.get_ydata()) == [0.5] * epochs
+        d1 = panel(figure, "δ1").lines[i]
+        assert list(d1.get_ydata()) == run["val_d1"].tolist()
+        assert d1.get_color() == validation.get_color() == colours(runs)[name]
+    assert panel(figure, "gradient ratio").get_yscale() == "log"
     figure.draw_without_rendering()
     assert all(t == int(t) for t in panel(figure, "δ1").get_xticks())
 
 
-def test_training_without_epochs_says_so():
+def test_training_leaves_out_what_is_not_there():
+    whole = history()
+    columns = {
+        "gradient_ratio": "gradient ratio",
+        "val_rms": "RMS [m]",
+        "train_absent": "units whose",
+    }
+    for column, title in columns.items():
+        old = whole.drop(columns=[c for c in whole if c.startswith(column)])
+        assert title not in texts(plots.plot_training({"old": old})).replace("\n", " ")
+        # One run that has the column is enough, and a column without any value is as none.
+        assert len(panel(plots.plot_training({"old": old, "new": whole}), title).lines) > 0
+    figure = plots.plot_training({"a": history(val_d1=[0.5, float("nan"), float("inf")])})
+    assert list(panel(figure, "δ1").lines[0].get_xdata()) == [1]
     for nothing in ({}, {"a": pd.DataFrame()}, {"a": history().iloc[:0]}):
         assert "no epoch finished yet" in texts(plots.plot_training(nothing))
-    figure = plots.plot_training({"a": pd.DataFrame(), "b": history()})
-    assert len(figure.axes) == 10 and key(figure)[:2] == ["a", "b"]
-    # A run keeps its colour when another gets its first epoch.
-    assert panel(figure, "δ1").lines[0].get_color() == plots.PALETTE[1]
     assert "nothing to draw" in texts(plots.plot_training({"a": history()[["epoch"]]}))
+    # A run keeps its colour when another gets its first epoch.
+    figure = plots.plot_training({"a": pd.DataFrame(), "b": history()})
+    assert panel(figure, "δ1").lines[0].get_color() == colours("ab")["b"]
 
 
 def trainings(layers=("dec_3", "dec_1+dec_2"), seeds=3):
@@ -380,61 +411,25 @@ def test_tradeoff_bars_are_the_range_over_seeds_and_points_their_mean():
     drawn = [xy for line in ax.lines for xy in line.get_xydata()]
     means = groups[["d1", "selectivity"]].mean().to_numpy()
     assert in_order(drawn) == pytest.approx(in_order(means))
-
-
-def test_tradeoff_joins_by_the_weight_and_labels_the_points():
-    (ax,) = plots.plot_tradeoff(trainings(["dec_3"])).axes
     joined = [line for line in ax.lines if line.get_ls() == "-"]
     assert len(joined) == 2
-    for line in joined:
-        assert list(line.get_ydata()) == pytest.approx([0.61, 0.71, 0.51])  # −.01, −.1, −1
+    for line in joined:  # by the weight: −.01, −.1, −1
+        assert list(line.get_ydata()) == pytest.approx([0.61, 0.71, 0.51])
     at = {0.61: "−0.01", 0.71: "−0.1", 0.51: "−1"}
     assert [t.get_text() for t in ax.texts] == [at[round(t.xy[1], 2)] for t in ax.texts]
-    assert len(ax.texts) == 6
-    # assign on one side of its points, reg on the other.
-    assert {(tuple(t.get_color()), t.get_ha()) for t in ax.texts} == {
-        (tuple(0.7 * part for part in plots.PALETTE[0]), "left"),
-        (tuple(0.7 * part for part in plots.PALETTE[1]), "right"),
-    }
-
-
-def test_tradeoff_has_a_panel_a_set_of_layers_on_the_same_axes():
-    for number, shape in ((1, (1, 1)), (3, (1, 3)), (5, (2, 3))):
-        figure = plots.plot_tradeoff(trainings([f"dec_{i}" for i in range(number)]))
-        assert [ax.get_title() for ax in figure.axes] == [f"dec_{i}" for i in range(number)]
-        assert len({(ax.get_xlim(), ax.get_ylim()) for ax in figure.axes}) == 1
-        assert figure.axes[0].get_subplotspec().get_gridspec().get_geometry() == shape
-        assert all("D" in [line.get_marker() for line in ax.lines] for ax in figure.axes)
-        words = texts(figure)
-        assert "δ1 on the test images" in words and "test selectivity of the layers" in words
-    table = trainings(["dec_3"])
-    both = pd.concat([table.assign(model=m) for m in ("one", "two")])
-    titles = [ax.get_title() for ax in plots.plot_tradeoff(both).axes]
-    assert titles == ["one · dec_3", "two · dec_3"]
-    assert plots.plot_tradeoff(table.assign(model="one")).axes[0].get_title() == "dec_3"
-
-
-def test_tradeoff_band_is_about_the_baseline():
-    table = trainings(["dec_3"])
-    (ax,) = plots.plot_tradeoff(table).axes
     (band,) = ax.patches
     extent = band.get_extents().transformed(ax.transData.inverted())
     assert (extent.x0, extent.x1) == pytest.approx((0.802 - 0.01, 0.802 + 0.01))
     assert not plots.plot_tradeoff(table[table.method != "baseline"]).axes[0].patches
 
 
-def test_tradeoff_legend_says_what_is_what():
+def test_tradeoff_has_a_panel_a_set_of_layers():
     table = trainings()
-    figure = plots.plot_tradeoff(table)
-    assert [t.get_text() for t in figure.legends[0].texts] == [
-        "baseline (no selectivity term)",
-        "δ1 within .01 of the baseline",
-        "reg (each unit's own best bin)",
-        "assign (each unit is given a bin)",
-    ]
-    assert "Mean over seeds (3); bars: smallest to largest; number: imde_alpha" in texts(figure)
-    # A training without a value does not count.
-    table.loc[1, "d1"] = float("nan")
+    both = pd.concat([table.assign(model=m) for m in ("one", "two")])
+    titles = [ax.get_title() for ax in plots.plot_tradeoff(both).axes]
+    assert titles == ["one · dec_3", "one · dec_1+dec_2", "two · dec_3", "two · dec_1+dec_2"]
+    assert "Mean over seeds (3)" in texts(plots.plot_tradeoff(table))
+    table.loc[1, "d1"] = float("nan")  # a training without a value does not count
     assert "Mean over seeds (2–3)" in texts(plots.plot_tradeoff(table))
 
 
@@ -535,7 +530,7 @@ def test_attack_shows_errors_and_the_unit(traced):
     near, far = trace.bins["layer"].edges[5:7].tolist()
     for said in ("clean", "attacked", "depth [m]", "ground truth", "layer, unit 5", "ratio ≥ 1.25"):
         assert said in words
-    assert f"predicted depth in\n{near:.2f}–{far:.2f} m" in words
+    assert f"predicted in\n{near:.2f}–{far:.2f} m" in words
     assert "perturbation × 5\n(at most 0.100)" in words
     pictures = [ax.images[0].get_array() for ax in axes]
     for row, (pred, image) in enumerate(
@@ -557,16 +552,20 @@ def test_attack_shows_errors_and_the_unit(traced):
     )
 
 
-def test_attack_refuses_another_batch_or_unit(traced):
+@pytest.mark.parametrize(
+    ("which", "says"),
+    [
+        ({"layer": "other"}, "'other' was not traced. Known: layer"),
+        ({"unit": 3}, "Unit 3 of which layer"),
+        ({"layer": "layer", "unit": 8}, "'layer' has no unit 8"),
+    ],
+)
+def test_attack_refuses_another_unit(which, says, traced):
     net, batch, trace, attacked = traced
+    with pytest.raises(ValueError, match=says):
+        plots.plot_attack(net, batch, trace, attacked=attacked, **which)
     with pytest.raises(ValueError, match="trace is of 3 images, the batch holds 1"):
         plots.plot_attack(net, {"image": batch["image"][:1]}, trace, attacked=attacked[:1])
-    with pytest.raises(ValueError, match="'other' was not traced. Known: layer"):
-        plots.plot_attack(net, batch, trace, attacked=attacked, layer="other")
-    with pytest.raises(ValueError, match="Unit 3 of which layer"):
-        plots.plot_attack(net, batch, trace, attacked=attacked, unit=3)
-    with pytest.raises(ValueError, match="'layer' has no unit 8"):
-        plots.plot_attack(net, batch, trace, attacked=attacked, layer="layer", unit=8)
 
 
 def test_transport_is_the_table_by_depth(traced):
@@ -677,7 +676,7 @@ def measured(items):
 def test_a_sparse_point_is_shown_by_what_it_changes(measured):
     net = Completes()
     found = dissect(net, measured, ["layer"], bins=(2.5, 10.0))
-    figure = plots.plot_sparse_point(net, measured[0], found, "layer", num_units=1)
+    figure = plots.plot_sparse_point(net, measured[0], found, "layer")
     # The network alone says 2 m; the farthest from that is the point of 9 m, which stays out of
     # the shallow unit.
     said = texts(figure)
@@ -689,9 +688,7 @@ def test_a_sparse_point_is_shown_by_what_it_changes(measured):
     change = difference.get_array()
     assert change[18, 25] > 0 and change[5, 7] == 0 and difference.get_clim()[0] < 0
 
-    shallow = plots.plot_sparse_point(
-        net, measured[0], found, "layer", point=(5, 7), offset=-0.5, num_units=2
-    )
+    shallow = plots.plot_sparse_point(net, measured[0], found, "layer", point=(5, 7), offset=-0.5)
     assert "2.00 m moved by -0.5 m to 1.50 m" in texts(shallow)
     with pytest.raises(ValueError, match=r"No measurement at \(0, 0\).*\[5, 7\]"):
         plots.plot_sparse_point(net, measured[0], found, "layer", point=(0, 0))
@@ -897,9 +894,3 @@ def test_disparities_of_pairs_without_depth_are_judged_by_the_pair():
     assert "right (no true depth)" in said
     found = [float(x) for x in re.findall(r"photometric error, mean ([\d.]+)", said)]
     assert len(found) == 2 and found[0] < 0.03 < 0.1 < found[1]
-
-
-def test_hints_are_drawn_as_depth():
-    item = stereo_item()
-    figure = plots.plot_items([item | {"hint": item["depth"]}], ["image", "hint", "depth"])
-    assert texts(figure).count("depth [m]") == 2 and "depth hints" in texts(figure)

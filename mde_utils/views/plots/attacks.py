@@ -6,8 +6,9 @@ from collections.abc import Mapping
 
 import matplotlib.pyplot as plt
 import numpy as np
-import seaborn as sns
+import pandas as pd
 import torch
+from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from torch import Tensor, nn
@@ -15,10 +16,12 @@ from torch import Tensor, nn
 from mde_utils.activations import tap
 from mde_utils.attacks import ErrorTrace, error_mask
 from mde_utils.evaluation import MIN_DEPTH
-from mde_utils.views.plots.pictures import predict, show_depth, show_image, show_mask
-from mde_utils.views.plots.style import ERROR, PALETTE, RESPONSE, bare, depth_axis, grid
+
+from .pictures import predict, show_depth, show_image, show_map, show_mask
+from .style import ERROR, PALETTE, WIDTH, depth_axis, farthest, grid, styled
 
 
+@styled
 def plot_attack(
     model: nn.Module,
     batch: Mapping,
@@ -36,18 +39,59 @@ def plot_attack(
     unit's bin; the unit's feature map, on one scale for both.
 
     Args:
-        batch, attacked: the images that ``trace`` is of.
+        batch, attacked: the images that `trace` is of.
         index: which of them.
         layer, unit: which unit; None = the most blamed (of the layer).
-
-    Raises:
-        ValueError: the trace is of other images, an unknown layer, a unit without its layer.
     """
     if len(trace.clean) != len(batch["image"]) or attacked.shape != batch["image"].shape:
         raise ValueError(
             f"The trace is of {len(trace.clean)} images, the batch holds {len(batch['image'])}, "
             f"attacked are {len(attacked)}: give the batch that was traced, and its attack."
         )
+    chosen = _blamed(trace, layer, unit)
+    layer, unit, target = chosen["layer"], int(chosen["unit"]), trace.target[index]
+    item = {k: batch[k][index] for k in ("image", *getattr(model, "input_names", ()))}
+    images = {"clean": item["image"], "attacked": attacked[index]}
+    maps = {}
+    for name, image in images.items():
+        with tap(model, [layer]) as acts:
+            predict(model, {**item, "image": image})
+        maps[name] = acts[layer][0, unit].abs().float().cpu()
+    # A unit that is silent in both stays dark, on a scale that can be read.
+    brightest = torch.stack([*maps.values()]).quantile(0.99).item() or 1.0
+    preds = {"clean": trace.clean[index], "attacked": trace.attacked[index]}
+    top = farthest(target, *preds.values())
+
+    shape = item["image"].shape[1:]
+    fig, axes = grid(2, 6, WIDTH, shape[0] / shape[1], words=1.1)
+    for row, (name, pred) in zip(axes, preds.items(), strict=True):
+        show_image(row[0], images[name])
+        row[0].set_ylabel(name)
+        depth = show_depth(row[2], pred, vmax=top)
+        inside = trace.bins[layer].discretize(pred.clamp(min=MIN_DEPTH)) == chosen["bin"]
+        _wrong(row[3:5], pred, target, inside, trace.threshold)
+        answer = show_map(row[5], maps[name], top=brightest)
+    show_depth(axes[0][1], target, vmax=top)
+    change = (images["attacked"] - images["clean"]).cpu()
+    gain = 0.5 / max(change.abs().max().item(), 1e-12)
+    show_image(axes[1][1], 0.5 + gain * change)
+    axes[1][1].set_xlabel(f"perturbation × {gain:.0f}\n(at most {0.5 / gain:.3f})")
+    axes[0][1].set_xlabel("ground truth")
+    heads = {
+        0: "RGB",
+        2: "predicted depth",
+        3: f"error:\nratio ≥ {trace.threshold:g}",
+        4: f"predicted in\n{chosen['from_m']:.2f}–{chosen['to_m']:.2f} m",
+        5: f"{layer}, unit {unit}:\n|response|",
+    }
+    for column, head in heads.items():
+        axes[0][column].set_title(head)
+    for shown, label in ((depth, "depth [m]"), (answer, "|response|")):
+        fig.colorbar(shown, ax=axes.ravel().tolist(), label=label, pad=0.01, aspect=30)
+    return fig
+
+
+def _blamed(trace: ErrorTrace, layer: str | None, unit: int | None) -> pd.Series:
     if unit is not None and layer is None:
         raise ValueError(f"Unit {unit} of which layer? Give layer=, one of {trace.layers}.")
     units = trace.units
@@ -57,62 +101,22 @@ def plot_attack(
         units = units[units.unit == unit]
     if units.empty:
         raise ValueError(f"Layer {layer!r} has no unit {unit}.")
-    chosen = units.iloc[0]
-    layer, unit = chosen["layer"], int(chosen["unit"])
-    bins, target = trace.bins[layer], trace.target[index]
-    names = getattr(model, "input_names", ())
-    item = {k: batch[k][index] for k in ("image", *names)}
-    images = {"clean": item["image"], "attacked": attacked[index]}
-    maps = {}
-    for name, image in images.items():
-        with tap(model, [layer]) as acts:
-            predict(model, {**item, "image": image})
-        maps[name] = acts[layer][0, unit].abs().float().cpu().numpy()
-    # A unit that is silent in both stays dark, on a scale that can be read.
-    brightest = np.quantile(np.stack(list(maps.values())), 0.99) or 1.0
-    preds = {"clean": trace.clean[index], "attacked": trace.attacked[index]}
-    farthest = max(x.max().item() for x in (target, *preds.values()))
-
-    shape = item["image"].shape[1:]
-    fig, axes = grid(2, 6, 12, shape[0] / shape[1])
-    fig.set_figheight(fig.get_figheight() + 0.6)  # for captions
-    for row, (name, pred) in zip(axes, preds.items(), strict=True):
-        show_image(row[0], images[name])
-        row[0].set_ylabel(name)
-        depth = show_depth(row[2], pred, vmax=farthest)
-        wrong = error_mask(pred, target, threshold=trace.threshold)
-        measured = target > 0
-        show_mask(row[3], wrong, measured)
-        share = (wrong.sum() / measured.sum()).item()
-        row[3].set_xlabel(f"{share:.0%} of the pixels", fontsize=8)
-        inside = bins.discretize(pred.clamp(min=MIN_DEPTH)) == chosen["bin"]
-        show_mask(row[4], inside, torch.ones_like(inside))
-        bad = (wrong & inside).sum() / inside.sum() if inside.any() else 0.0
-        row[4].set_xlabel(
-            f"{inside.float().mean():.0%} of the pixels,\n{bad:.0%} of them wrong", fontsize=8
-        )
-        answer = row[5].imshow(maps[name], cmap=RESPONSE, vmin=0, vmax=brightest)
-        bare(row[5])
-    show_depth(axes[0][1], target, vmax=farthest)
-    change = (images["attacked"] - images["clean"]).cpu()
-    gain = 0.5 / max(change.abs().max().item(), 1e-12)
-    show_image(axes[1][1], 0.5 + gain * change)
-    axes[1][1].set_xlabel(f"perturbation × {gain:.0f}\n(at most {0.5 / gain:.3f})", fontsize=8)
-    axes[0][1].set_xlabel("ground truth", fontsize=8)
-    titles = {
-        0: "RGB",
-        2: "predicted depth",
-        3: f"error: ratio ≥ {trace.threshold:g}",
-        4: f"predicted depth in\n{chosen['from_m']:.2f}–{chosen['to_m']:.2f} m",
-        5: f"{layer}, unit {unit}:\n|response|",
-    }
-    for column, title in titles.items():
-        axes[0][column].set_title(title, fontsize=9)
-    for shown, label in ((depth, "depth [m]"), (answer, "|response|")):
-        fig.colorbar(shown, ax=axes.ravel().tolist(), label=label, pad=0.01, aspect=30)
-    return fig
+    return units.iloc[0]
 
 
+def _wrong(
+    axes: list[Axes], pred: Tensor, target: Tensor, inside: Tensor, threshold: float
+) -> None:
+    """Which pixels are wrong, and which are predicted in the unit's bin."""
+    wrong, measured = error_mask(pred, target, threshold=threshold), target > 0
+    show_mask(axes[0], wrong, measured)
+    axes[0].set_xlabel(f"{wrong.sum() / measured.sum():.0%} of the pixels")
+    show_mask(axes[1], inside)
+    bad = (wrong & inside).sum() / inside.sum() if inside.any() else 0.0
+    axes[1].set_xlabel(f"{inside.float().mean():.0%} of the pixels,\n{bad:.0%} of them wrong")
+
+
+@styled
 def plot_transport(trace: ErrorTrace, layer: str | None = None) -> Figure:
     """Where depth goes: pixels by bin of the ground truth and of the prediction.
 
@@ -130,7 +134,7 @@ def plot_transport(trace: ErrorTrace, layer: str | None = None) -> Figure:
     beyond = any(t[n].any() or t[:, n].any() for t in tables.values())
     end = n + beyond
     most = max(t.max() for t in tables.values())
-    fig, axes = grid(1, 2, 10, 0.95, sharex=True, sharey=True)
+    fig, axes = grid(1, 2, WIDTH, 0.95, sharex=True, sharey=True)
     for ax, (name, table) in zip(axes[0], tables.items(), strict=True):
         shown = ax.imshow(
             np.ma.masked_equal(table[:end, :end], 0),
@@ -143,17 +147,19 @@ def plot_transport(trace: ErrorTrace, layer: str | None = None) -> Figure:
         depth_axis(ax, bins)
         ticks, labels = list(ax.get_xticks()), [t.get_text() for t in ax.get_xticklabels()]
         if beyond:
-            ticks, labels = [*ticks[:-1], n], [*labels[:-1], f">{bins.edges[-1]:g}"]
+            kept = [(at, words) for at, words in zip(ticks, labels, strict=True) if at < n - 1.5]
+            ticks, labels = zip(*kept, (n, f">{bins.edges[-1]:g}"), strict=True)
             ax.set_xticks(ticks, labels)
         ax.set_yticks(ticks, labels)
         ax.set(xlim=(-0.5, end - 0.5), ylim=(-0.5, end - 0.5), xlabel="predicted depth [m]")
-        ax.set_title(f"{name}: δ {trace.d1[name]:.3f} (ratio < {trace.threshold:g})", fontsize=10)
+        ax.set_title(f"{name}: δ {trace.d1[name]:.3f} (ratio < {trace.threshold:g})")
     axes[0][0].set_ylabel("true depth [m]")
     fig.colorbar(shown, ax=axes.ravel().tolist(), label="pixels", pad=0.01)
-    fig.suptitle(f"{len(trace.clean)} images · the {n} depth bins of {layer}", fontsize=9)
+    fig.suptitle(f"{len(trace.clean)} images · the {n} depth bins of {layer}")
     return fig
 
 
+@styled
 def plot_blame(trace: ErrorTrace, num_units: int = 10) -> Figure:
     """The most blamed units, and what setting back each alone does to the errors of the attack.
 
@@ -165,9 +171,7 @@ def plot_blame(trace: ErrorTrace, num_units: int = 10) -> Figure:
         f"{u.layer}, unit {u.unit}: {u.from_m:.2f}–{u.to_m:.2f} m" for u in units.itertuples()
     ]
     places = np.arange(len(units))
-    fig, (left, right) = plt.subplots(
-        1, 2, figsize=(9, 1.4 + 0.36 * len(units)), layout="constrained", sharey=True
-    )
+    fig, (left, right) = plt.subplots(1, 2, figsize=(WIDTH, 1.4 + 0.36 * len(units)), sharey=True)
     parts = {
         "excess": ("too much where its depth is predicted", PALETTE[3]),
         "lack": ("too little where its depth is true", PALETTE[9]),
@@ -186,14 +190,5 @@ def plot_blame(trace: ErrorTrace, num_units: int = 10) -> Figure:
     right.set_xlabel("errors repaired [%]; pale: newly caused")
     for ax, title in ((left, "blame"), (right, "set back alone to")):
         ax.axvline(0, color="0.3", lw=0.8)
-        ax.legend(
-            title=title,
-            title_fontsize=9,
-            alignment="left",
-            frameon=False,
-            fontsize=8,
-            loc="lower left",
-            bbox_to_anchor=(0, 1),
-        )
-        sns.despine(ax=ax)
+        ax.legend(title=title, alignment="left", loc="lower left", bbox_to_anchor=(0, 1))
     return fig
