@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import nn
 from toys import Net, items, net, one_thread
 
-from mde_utils import plots
+from mde_utils import predict
 from mde_utils.activations import edit, evaluating, tap
 from mde_utils.dissection import dissect, response_spread
 from mde_utils.interventions import MODES, ablate, correct, scale, unit_edit, unit_effects
@@ -170,7 +170,7 @@ def plain(units, mode, factor, index):
     else:
         context = ablate(MODEL, units, mean=SEEN if mode == "mean" else None)
     with context:
-        return plots.predict(MODEL, item)
+        return predict(MODEL, item)
 
 
 @pytest.mark.parametrize(
@@ -234,7 +234,7 @@ def test_effects_of_all_units(mode):
     sums = torch.zeros(3, 8, 8, dtype=torch.float64)
     for index, item in enumerate(DATA):
         truth = item["depth"]
-        before = upsampled(plots.predict(MODEL, item), truth.shape[1:])
+        before = upsampled(predict(MODEL, item), truth.shape[1:])
         where = SEEN.bins["wide"].discretize(truth)
         for k in range(8):
             after = upsampled(plain({"wide": [k]}, mode, 0.5, index), truth.shape[1:])
@@ -266,7 +266,7 @@ def test_what_cannot_be_recorded_runs_whole():
     with pytest.warns(UserWarning, match="Decides behind wide cannot be run alone"):
         found = explorer.view(0).edit({"wide": [1]})
     with ablate(model, {"wide": [1]}):
-        torch.testing.assert_close(found.depth, plots.predict(model, DATA[0]))
+        torch.testing.assert_close(found.depth, predict(model, DATA[0]))
 
 
 def test_further_inputs():
@@ -281,7 +281,7 @@ def test_further_inputs():
     explorer = Explorer(model, data, dissect(model, data, ["wide"]))
     view = explorer.view(3)
     with ablate(model, {"wide": [0, 2]}):
-        expected = plots.predict(model, data[3])
+        expected = predict(model, data[3])
     torch.testing.assert_close(view.edit({"wide": [0, 2]}).depth, expected)
     assert explorer.effects("wide").total.shape == (8,)
     with pytest.raises(ValueError, match="i0 has no 'focal'"):

@@ -15,7 +15,7 @@ from torch import nn
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
-from mde_utils import plots
+from mde_utils import plots, predict
 from mde_utils.attacks import fgsm, trace_errors
 from mde_utils.depth_bins import DepthBins
 from mde_utils.dissection import dissect
@@ -303,7 +303,7 @@ def test_unit_maps_pick_the_image_with_most_pixels_in_the_bin(items):
     figure = plots.plot_unit_maps({"a": net}, {"a": seen}, items=items, layer="layer", units=[2, 5])
     assert len(figure.axes) == 2 * 3
     bins = seen.bins["layer"]
-    inside = [(bins.discretize(plots.predict(net, item)) == 2).sum() for item in items]
+    inside = [(bins.discretize(predict(net, item)) == 2).sum() for item in items]
     best = items[int(torch.tensor(inside).argmax())]["image"].permute(1, 2, 0)
     torch.testing.assert_close(torch.from_numpy(figure.axes[0].images[0].get_array().data), best)
     mask = figure.axes[1].images[0].get_array()

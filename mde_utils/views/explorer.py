@@ -272,23 +272,24 @@ class View:
     def code(self, units: Units | None = None, *, mode: str = "off", factor: float = 0.0) -> str:
         """Two lines (and their import) that give the depth of :meth:`edit`, or of no edit, from
         ``model``, ``dataset`` and ``dissection``."""
-        line = f"depth = plots.predict(model, dataset[{self.index}])"
+        line = f"depth = predict(model, dataset[{self.index}])"
         if not units:
-            return f"from mde_utils import plots\n\n{line}"
+            return f"from mde_utils import predict\n\n{line}"
         units = {k: [int(u) for u in v] for k, v in units.items()}
         if mode == "correct":
-            names = "correct"
+            names = ["correct"]
             truth = f'dataset[{self.index}]["depth"][None]'
             call = f"correct(model, dissection, {truth}, {list(units)}, units={units})"
         elif mode == "scale":
-            names = "edit, scale"
+            names = ["edit", "scale"]
             edits = ", ".join(f"{k!r}: scale({v}, {factor:g})" for k, v in units.items())
             call = f"edit(model, {{{edits}}})"
         else:
-            names = "ablate"
+            names = ["ablate"]
             call = f"ablate(model, {units}{', mean=dissection' * (mode == 'mean')})"
         call = call.replace("'", '"')
-        return f"from mde_utils import {names}, plots\n\nwith {call}:\n    {line}"
+        names = ", ".join(sorted([*names, "predict"]))
+        return f"from mde_utils import {names}\n\nwith {call}:\n    {line}"
 
     def _remainder(self, layers: tuple[str, ...]):
         if self._rest[0] != layers:

@@ -20,7 +20,6 @@ from .pictures import (
     plot_items,
     plot_predictions,
     plot_projection,
-    predict,
     show_depth,
     show_image,
 )
@@ -62,7 +61,6 @@ __all__ = [
     "plot_unit_maps",
     "plot_unit_pairs",
     "plot_units",
-    "predict",
     "show_depth",
     "show_image",
 ]

@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from mde_utils.activations import tap
 from mde_utils.attacks import ErrorTrace, error_mask
 from mde_utils.evaluation import MIN_DEPTH
+from mde_utils.passes import predict
 
-from .pictures import predict, show_depth, show_image, show_map, show_mask
+from .pictures import show_depth, show_image, show_map, show_mask
 from .style import ERROR, PALETTE, WIDTH, depth_axis, farthest, grid, styled
 
 

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 from mde_utils.activations import tap
 from mde_utils.dissection import Dissection
+from mde_utils.passes import predict
 
-from .pictures import predict, show_depth, show_difference, show_image, show_map
+from .pictures import show_depth, show_difference, show_image, show_map
 from .style import GREY, PALETTE, WIDTH, colours, farthest, grid, key, styled
 
 _MARKS = (("o", "-", "1.02"), ("s", "--", "1.05"), ("^", ":", "1.10"), ("D", "-.", "1.25"))

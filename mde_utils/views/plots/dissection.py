@@ -16,9 +16,10 @@ from torch import Tensor, nn
 
 from mde_utils.activations import tap
 from mde_utils.dissection import Dissection
+from mde_utils.passes import predict
 from mde_utils.selectivity import assigned_bins
 
-from .pictures import predict, show_image, show_map, show_mask
+from .pictures import show_image, show_map, show_mask
 from .style import ASSIGNED, RESPONSE, WIDTH, colours, depth_axis, grid, provenance, styled
 
 COLUMNS = 6

@@ -12,8 +12,8 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from mde_utils.activations import evaluating
 from mde_utils.depth_bins import DepthBins
+from mde_utils.passes import predict
 
 from .style import (
     CHANGE,
@@ -114,15 +114,6 @@ def resized(depth: Tensor, size: Sequence[int]) -> Tensor:
     """(1, h, w) to (1, H, W), bilinear, as predictions are brought to the truth's size."""
     depth = depth[None].cpu().float()
     return nn.functional.interpolate(depth, tuple(size), mode="bilinear", align_corners=False)[0]
-
-
-def predict(model: nn.Module, item: Mapping) -> Tensor:
-    """Depth (1, h, w) in metres, at the network's own resolution, of one item."""
-    device = next((p.device for p in model.parameters()), torch.device("cpu"))
-    names = getattr(model, "input_names", ())
-    inputs = {k: torch.as_tensor(item[k])[None].to(device) for k in names}
-    with evaluating(model):
-        return model(item["image"][None].to(device), **inputs)[0].cpu()
 
 
 @styled

@@ -10,9 +10,10 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
+from mde_utils.passes import predict
 from mde_utils.stereo import photometric_error, stereo_transform, warp
 
-from .pictures import predict, resized, show_image, show_known
+from .pictures import resized, show_image, show_known
 from .style import ERROR, GREY, PALETTE, RESPONSE, WIDTH, grid, styled, titles
 
 
