@@ -3,6 +3,7 @@
     python scripts/train_shipped.py                       # how far each is, and what is left
     python scripts/train_shipped.py --hours 3             # train, in order, and stop in time
     python scripts/train_shipped.py bts_streets --hours 3 # only those whose name begins so
+    python scripts/train_shipped.py --gpu 9.5 --out OUT   # one visit to a GPU, see `on_gpu.py`
 
 Each network is trained in stages (`shipped_networks.py`), every stage a run in
 `runs/shipped/NETWORK/STAGE` that goes on to the bit where it was cut. Several processes share the
@@ -14,6 +15,7 @@ folder of shipped weights.
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import time
 from dataclasses import replace
@@ -30,7 +32,7 @@ from mde_utils.environment import seed_everything, versions
 from mde_utils.training import TrainConfig, fit
 
 RUNS = ROOT / "runs" / "shipped"
-WEIGHTS = ROOT / "data" / "weights"
+WEIGHTS = ROOT / "mde_utils" / "weights"
 TEST = {"rooms": 654, "streets": 652}
 #: δ1 may change by so much where weights are kept in half precision.
 SAME = 5e-4
@@ -100,6 +102,10 @@ def is_done(name: str) -> bool:
     if not shipped(name).is_file():
         return False
     about = json.loads(shipped(name).read_text())
+    if about.get("machine"):  # trained in one go on a GPU, as long as the time allowed
+        return about["renderer"] == {
+            NETWORKS[name][-1]["dataset"]: RENDERER[NETWORKS[name][-1]["dataset"]]
+        }
     stages = [config_of(name, stage) for stage in range(len(NETWORKS[name]))]
     wanted = {stage.dataset: RENDERER[stage.dataset] for stage in stages}
     same = about.get("stages") == [stage.identity() for stage in stages]
@@ -147,44 +153,52 @@ def say(name: str, stage: int, history) -> None:
     print(f"{name}, stage {stage + 1}, epoch {row.epoch:.0f}: {', '.join(numbers)}", flush=True)
 
 
-def ship(name: str, model) -> None:
-    """Measure on the whole test split; keep in half precision where that changes nothing."""
-    stages = [config_of(name, s) for s in range(len(NETWORKS[name]))]
+def ship(
+    name: str, model, *, to: Path = WEIGHTS, stages=None, frames=None, test=None, machine=None
+) -> dict:
+    """Measure on the whole test split and write the weights, in half precision where that changes
+    nothing, with what is known of them beside. Of a run elsewhere than in the queue `stages` (its
+    configs), `frames` (their histories) and `test` (the images) are given."""
+    numbers = range(len(NETWORKS[name]))
+    frames = frames or [pd.read_csv(folder(name, s) / "history.csv") for s in numbers]
+    stages = stages or [config_of(name, s) for s in numbers]
     last = stages[-1]
-    size = last.data_options["size"]
-    options = {k: v for k, v in last.data_options.items() if k not in ("train", "val", "hints")}
-    test = load_dataset(last.dataset, "test", limit=TEST[last.dataset], **options)
-    metrics = evaluate(model, test)
-    state = {k: v.clone() for k, v in model.state_dict().items()}
-    model.load_state_dict(
-        {k: v.half().float() if v.is_floating_point() else v for k, v in state.items()}
-    )
+    if test is None:
+        options = {k: v for k, v in last.data_options.items() if k not in ("train", "val")}
+        test = load_dataset(last.dataset, "test", limit=TEST[last.dataset], **options)
+    metrics, state = evaluate(model, test), {k: v.clone() for k, v in model.state_dict().items()}
+    halved = {k: v.half().to(v.dtype) if v.is_floating_point() else v for k, v in state.items()}
+    model.load_state_dict(halved)
     half = evaluate(model, test)
-    keep_half = abs(half["d1"] - metrics["d1"]) <= SAME
-    if not keep_half:
+    if abs(half["d1"] - metrics["d1"]) > SAME:
         model.load_state_dict(state)
+        half = None
     seen = dissect(model, test, list(model.taps))
+    size = "x".join(map(str, last.data_options["size"]))
     about = {
-        "stages": [stage.identity() for stage in stages],
         "config": last.identity(),
+        "stages": [stage.identity() for stage in stages],
         "renderer": {last.dataset: RENDERER[last.dataset]},
         "test": {
-            "data": f"{test.name}, {len(test)} images, {size[0]}x{size[1]}",
+            "data": f"{test.name}, {len(test)} images, {size}",
             "protocol": "imde",
-            "metrics": {k: round(v, 4) for k, v in (half if keep_half else metrics).items()},
+            "metrics": {k: round(v, 4) for k, v in (half or metrics).items()},
             "definition": "paper",
             "selectivity": {layer: round(seen.mean(layer), 4) for layer in seen.layers},
         },
+        "history": [
+            {k: [round(x, 5) for x in column] for k, column in frame.to_dict("list").items()}
+            for frame in frames
+        ],
         "versions": versions(),
     }
-    path = shipped(name).with_suffix(".safetensors")
-    save_weights(model, path, metadata=about)
-    frames = [
-        pd.read_csv(folder(name, s) / "history.csv").assign(stage=s + 1) for s in range(len(stages))
-    ]
-    write_text(path.with_suffix(".csv"), pd.concat(frames).round(5).to_csv(index=False))
-    write_text(path.with_suffix(".json"), json.dumps(about, indent=2, ensure_ascii=False) + "\n")
+    if machine:
+        about["machine"] = machine
+    path = to / f"{name}.safetensors"
+    save_weights(copy.deepcopy(model).half() if half else model, path, metadata=about)
+    write_text(path.with_suffix(".json"), json.dumps(about, indent=1, ensure_ascii=False) + "\n")
     print(f"{name} is shipped: {json.dumps(about['test']['metrics'])}", flush=True)
+    return about
 
 
 def main():
@@ -194,7 +208,17 @@ def main():
         "--hours", type=float, default=0.0, help="train for so long; 0 = only report"
     )
     parser.add_argument("--threads", type=int, default=0, help="of torch; 0 = its own choice")
+    parser.add_argument("--gpu", type=float, default=0.0, metavar="MINUTES", help="on a GPU")
+    parser.add_argument("--out", type=Path, help="with --gpu: where the results go")
+    parser.add_argument("--table", action="store_true", help="with --gpu: measure, train nothing")
+    parser.add_argument("--cut", action="store_true", help="with --gpu: a CPU stands in, sizes cut")
     arguments = parser.parse_args()
+    if arguments.gpu:
+        import on_gpu
+
+        return on_gpu.visit(
+            arguments.gpu, arguments.out or RUNS / "gpu", arguments.table, arguments.cut
+        )
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     names = [n for n in NETWORKS if not arguments.names or n.startswith(tuple(arguments.names))]
