@@ -150,10 +150,11 @@ def one_thread():
 
 
 def photograph(
-    world, split, indices, size, baseline=None, sensor=None, device="cpu", clean=False
+    world, split, indices, size, baseline=None, sensor=None, device="cpu", clean=False, made=None
 ) -> list[dict]:
-    """Items (fields alone) of `indices`; see `render_scene` for the arguments."""
-    made = world.make(split, indices, device)
+    """Items (fields alone) of `indices`; see `render_scene` for the arguments. `made`: what
+    `world.make` gave for them, where somebody else has made it."""
+    made = made or world.make(split, indices, device)
     k = world.lens.intrinsics(size)
     cameras = []
     for _, (position, rotation) in made:

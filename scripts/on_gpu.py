@@ -16,7 +16,6 @@ from pathlib import Path
 
 import torch
 from notebook_tools import write_text
-from scenes.world import photograph
 from shipped_networks import NETWORKS
 from torch import nn
 from torch.utils.data import Dataset
@@ -24,14 +23,17 @@ from torchvision.transforms.v2 import functional as tvf
 
 from mde_utils import build_model, dissect, pool_by_bin, tap
 from mde_utils.data.loading import Batch
-from mde_utils.data.rendered import WORLDS
 from mde_utils.depth_bins import RANGES, DepthBins
 from mde_utils.environment import amp_dtype, pick_device, seed_everything
 from mde_utils.losses import balanced_loss
 from mde_utils.passes import model_batches
 from mde_utils.selectivity import SelectivityLoss
 from mde_utils.training import TrainConfig, fit
+from scenes.rooms import ROOMS
+from scenes.streets import STREETS
+from scenes.world import photograph
 
+WORLDS = {"rooms": ROOMS, "streets": STREETS}
 TOGETHER = 16  # scenes a launch of the renderer
 
 

@@ -4,10 +4,10 @@ The table is also the order of the queue. Coarse pictures first (128x192: half t
 then the size that the network is shipped for.
 """
 
-from mde_utils.data.rooms import RENDERER_VERSION as ROOMS
-from mde_utils.data.streets import RENDERER_VERSION as STREETS
+from scenes.rooms import ROOMS
+from scenes.streets import STREETS
 
-RENDERER = {"rooms": ROOMS, "streets": STREETS}
+RENDERER = {world.name: world.version for world in (ROOMS, STREETS)}
 
 DECODER = ["dec_1", "dec_2", "dec_3"]
 MANY = 12_000  # 3,000 rooms level off at δ1 .82 to .84

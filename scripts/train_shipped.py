@@ -154,7 +154,7 @@ def say(name: str, stage: int, history) -> None:
 
 
 def ship(
-    name: str, model, *, to: Path = WEIGHTS, stages=None, frames=None, test=None, machine=None
+    name: str, model, *, to: Path | None = None, stages=None, frames=None, test=None, machine=None
 ) -> dict:
     """Measure on the whole test split and write the weights, in half precision where that changes
     nothing, with what is known of them beside. Of a run elsewhere than in the queue `stages` (its
@@ -194,7 +194,7 @@ def ship(
     }
     if machine:
         about["machine"] = machine
-    path = to / f"{name}.safetensors"
+    path = (to or WEIGHTS) / f"{name}.safetensors"
     save_weights(copy.deepcopy(model).half() if half else model, path, metadata=about)
     write_text(path.with_suffix(".json"), json.dumps(about, indent=1, ensure_ascii=False) + "\n")
     print(f"{name} is shipped: {json.dumps(about['test']['metrics'])}", flush=True)

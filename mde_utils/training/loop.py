@@ -209,7 +209,7 @@ class _Trainer:
             generator=torch.Generator(),  # or the loader would draw from the global one
             num_workers=config.num_workers,
             persistent_workers=config.num_workers > 0,
-            pin_memory=self.device.type == "cuda",
+            pin_memory=self.device.type == "cuda" and not hasattr(train_set, "batch"),
         )
         self.step = Step(self.model, self.bare, config, self.span, self.device, dtype)
 

@@ -27,6 +27,8 @@ class Items(Dataset):
         return len(self.dataset)
 
     def __getitems__(self, keys: list[tuple[int, int]]) -> list[dict]:
+        if hasattr(self.dataset, "batch"):  # one that augments a batch at once
+            return self.dataset.batch([index for _, index in keys], seed=self._seed(*keys[0]))
         if isinstance(self.dataset, CachedDataset) and self.dataset.augment is None:
             # Nothing is drawn, and a batch is one read.
             return self.dataset.__getitems__([index for _, index in keys])
@@ -38,8 +40,11 @@ class Items(Dataset):
             np.random.set_state(states[1])
             torch.set_rng_state(states[2])
 
+    def _seed(self, epoch: int, index: int) -> int:
+        return ((self.seed * 1_000_003 + epoch) * 1_000_003 + index) % 2**32
+
     def _seeded(self, epoch: int, index: int) -> dict:
-        seed = ((self.seed * 1_000_003 + epoch) * 1_000_003 + index) % 2**32
+        seed = self._seed(epoch, index)
         random.seed(seed)
         np.random.seed(seed)
         torch.default_generator.manual_seed(seed)  # torch.manual_seed would reach the GPU's too
