@@ -381,7 +381,7 @@ def expected_sum(length):
 
 
 def test_processes_that_start_together_share_the_work():
-    outputs = [child.communicate(timeout=60)[0] for child in [start(pause=0.02) for _ in range(2)]]
+    outputs = [child.communicate(timeout=300)[0] for child in [start(pause=0.02) for _ in range(2)]]
     made = [int(n) for output in outputs for n in lines(output, "made")]
     assert sorted(made) == [*range(24)]  # nobody made what another had made
     for output in outputs:
@@ -414,7 +414,7 @@ def test_reader_that_waits_for_a_killed_writer_takes_over():
     time.sleep(0.5)
     assert reader.poll() is None  # it waits for the lock
     writer.send_signal(signal.SIGKILL)
-    output = reader.communicate(timeout=60)[0]
+    output = reader.communicate(timeout=300)[0]
     writer.communicate()
     assert lines(output, "made") == ["0", "1", "2", "3"]
     assert float(lines(output, "sum")[0]) == pytest.approx(expected_sum(4))

@@ -153,8 +153,16 @@ class CachedDataset(Dataset):
 
     def __getitems__(self, indices) -> list[dict]:
         """Items of a batch; the DataLoader calls this. Their tensors are views of one batch."""
-        indices = [self._check(index) for index in indices]
-        batch = self._read(indices) if self.cache_folder else self._make(indices)
+        indices = [operator.index(index) for index in indices]
+        for index in indices:
+            if not -self._length <= index < self._length:
+                raise IndexError(f"index {index} of a data set of {self._length} items")
+        indices = [index % self._length for index in indices]
+        if self.cache_folder:
+            rows = [self._open(index // SHARD)[index % SHARD] for index in indices]
+        else:
+            rows = [*self._records(indices)]
+        batch = {name: self._gather(name, [row[name] for row in rows]) for name in self.dtype.names}
         columns = {name: values.unbind() for name, values in batch.items()}
         items = Batch(
             {name: column[i] for name, column in columns.items()}
@@ -172,29 +180,6 @@ class CachedDataset(Dataset):
     def __getstate__(self):
         # Maps do not travel to a DataLoader worker: each process opens its own.
         return self.__dict__ | {"_shards": {}}
-
-    def _check(self, index) -> int:
-        i = operator.index(index)
-        if not -self._length <= i < self._length:
-            raise IndexError(f"index {i} of a data set of {self._length} items")
-        return i % self._length
-
-    def _read(self, indices: list[int]) -> dict[str, torch.Tensor]:
-        by_shard: dict[int, list[int]] = {}
-        for position, index in enumerate(indices):
-            by_shard.setdefault(index // SHARD, []).append(position)
-        rows: list = [None] * len(indices)
-        for shard, positions in by_shard.items():
-            records = self._open(shard)
-            for position in positions:
-                rows[position] = records[indices[position] % SHARD]
-        return self._columns(rows)
-
-    def _make(self, indices: list[int]) -> dict[str, torch.Tensor]:
-        return self._columns([*self._records(indices)])
-
-    def _columns(self, rows: list) -> dict[str, torch.Tensor]:
-        return {name: self._gather(name, [row[name] for row in rows]) for name in self.dtype.names}
 
     def _gather(self, name: str, arrays: list[np.ndarray]) -> torch.Tensor:
         """(n, …) tensor of an item's type from n stored arrays.
