@@ -14,6 +14,7 @@ from pathlib import Path
 
 PROJECT = Path(__file__).resolve().parent.parent
 RESULTS = PROJECT / "benchmarks" / "results"
+TABLES = PROJECT / "mde_utils" / "results"  # those that notebooks read
 PACKAGES = ("torch", "torchvision", "timm", "numpy", "pillow")
 
 if str(PROJECT) not in sys.path:  # `python benchmarks/x.py` works without an installation

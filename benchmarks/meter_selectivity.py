@@ -18,7 +18,7 @@ import matplotlib
 matplotlib.use("Agg")
 import pandas as pd
 import torch.nn.functional as F
-from _common import RESULTS, markdown_table, write_result
+from _common import RESULTS, TABLES, markdown_table, write_result
 from _trainings import SEEDS, Job, Study, about, datasets, selective, variants
 from torch import nn
 
@@ -265,7 +265,7 @@ def report() -> None:
         if group == "rooms":
             parts.append("![Selectivity against δ1](meter_selectivity_tradeoff.png)")
     results = [{**result, "job": STUDY.jobs.index(job)} for job, result in STUDY.finished()]
-    with atomic(RESULTS / "meter_selectivity.csv") as temporary:
+    with atomic(TABLES / "meter_selectivity.csv") as temporary:
         frame.round(4).to_csv(temporary, index=False)
     write_result("meter_selectivity", {"rows": results}, "\n\n".join(parts))
     tradeoff = frame[frame.group == "rooms"]

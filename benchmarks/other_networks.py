@@ -16,7 +16,7 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import pandas as pd
-from _common import RESULTS, markdown_table, write_result
+from _common import RESULTS, TABLES, markdown_table, write_result
 from _trainings import SEEDS, Job, Study, about, datasets, long_form, selective
 
 from mde_utils.dissection import dissect
@@ -308,7 +308,7 @@ def report() -> None:
         parts.insert(2, "![Selectivity and δ1 by layer](other_networks.png)")
         with atomic(RESULTS / "other_networks.png") as temporary:
             picture(frames).savefig(temporary, dpi=100)
-        with atomic(RESULTS / "other_networks.csv") as temporary:
+        with atomic(TABLES / "other_networks.csv") as temporary:
             measured(complete).to_csv(temporary, index=False)
     write_result("other_networks", {"rows": [result for _, result in found]}, "\n\n".join(parts))
     print("\n\n".join(parts))

@@ -21,7 +21,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import pandas as pd
 import torch
-from _common import RESULTS, markdown_table, write_result
+from _common import RESULTS, TABLES, markdown_table, write_result
 from _trainings import SEEDS, Job, Study, about, datasets, long_form, selective, variants
 from meter_selectivity import DECODER, LARGE, SMALL, nyu, rooms
 
@@ -473,7 +473,7 @@ def report() -> None:
         )
         with atomic(RESULTS / "paper_claims.png") as temporary:
             picture(frames).savefig(temporary, dpi=100)
-    with atomic(RESULTS / "paper_claims.csv") as temporary:
+    with atomic(TABLES / "paper_claims.csv") as temporary:
         measured(found).to_csv(temporary, index=False)
     for _, result in found:
         result.get("ablation", {}).pop("curves", None)  # too long to commit; in the run's folder

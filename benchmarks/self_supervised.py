@@ -23,7 +23,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import pandas as pd
 import torch.nn.functional as F
-from _common import RESULTS, markdown_table, write_result
+from _common import RESULTS, TABLES, markdown_table, write_result
 from _trainings import SEEDS, Job, Study, about, datasets, selective
 
 from mde_utils.data import load_dataset
@@ -397,7 +397,7 @@ def report() -> None:
     ]
     with atomic(RESULTS / "self_supervised.png") as temporary:
         picture(frame).savefig(temporary, dpi=100)
-    with atomic(RESULTS / "self_supervised.csv") as temporary:
+    with atomic(TABLES / "self_supervised.csv") as temporary:
         frame.round(4).to_csv(temporary, index=False)
     write_result("self_supervised", {"rows": results}, "\n\n".join(parts))
     print("\n\n".join(parts))

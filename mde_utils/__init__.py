@@ -50,7 +50,7 @@ _HOME = {
     "resolve_profile": "environment",
     "seed_everything": "environment",
 }
-_VIEWS = ("plots", "widgets")
+_VIEWS = ("plots", "tables", "widgets")
 __all__ = ["__version__", *_HOME]
 
 

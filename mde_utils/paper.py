@@ -1,6 +1,8 @@
-"""The numbers that You et al. 2021 printed in their tables, beside what was measured here.
+"""Where the equations, tables and figures of You et al. 2021 are, and the numbers of their tables
+beside what was measured here.
 
-`published.csv` holds them in long form, a row a number, and those of Hu et al. 2019 for MFF alone.
+`results/published.csv` holds them in long form, a row a number, and those of Hu et al. 2019 for MFF
+alone.
 A measurement is a row of a table with the columns `MEASURED`. The two meet where table, data set,
 model, layers, method, metric and protocol are the same, and nowhere else: a measurement on rooms is
 a row of its own, and a cell of something that was not run is empty.
@@ -11,6 +13,28 @@ from __future__ import annotations
 from pathlib import Path
 
 import pandas as pd
+
+from .checks import unknown
+
+# What of the paper is computed where, below `mde_utils`.
+WHERE = {
+    "equation 1": "selectivity.average_response",
+    "equation 2": "selectivity.depth_selectivity",
+    "equation 3": "selectivity.selectivity_floors",
+    "equation 4": "selectivity.SelectivityLoss",  # method="reg"
+    "equation 5": "selectivity.SelectivityLoss",  # method="assign"
+    "equation 6": "selectivity.assigned_bins",
+    "tables 1, 4, 7": "dissection.Dissection.mean",
+    "tables 2, 5, 6, 8": "evaluation.evaluate",
+    "table 3": "interventions.correction_effects",
+    "units by depth": "views.plots.plot_units",
+    "selectivity by layer": "views.plots.plot_selectivity",
+    "ablation by selectivity": "interventions.ablation_curve",
+    "correction of units": "interventions.correct",
+    "FGSM": "attacks.fgsm",
+}
+RESULTS = Path(__file__).with_name("results")
+MEASUREMENTS = ("paper_claims", "other_networks")  # tables 1 to 5, and 6 to 8
 
 TABLES = {
     "1": "depth selectivity of MFF: baseline, direct regularisation (reg), assignment (assign)",
@@ -37,40 +61,34 @@ def published_tables() -> pd.DataFrame:
     Depth in metres. `protocol` is the one of the publication's released code, empty for
     selectivity; "sparse-500" for CSPN.
     """
-    return _read(Path(__file__).with_name("published.csv"))
+    return _read(RESULTS / "published.csv")
 
 
 def read_measured(*files: str | Path) -> pd.DataFrame:
-    """The rows of tables of measurements; of none, an empty table.
-
-    Raises:
-        FileNotFoundError: a file is not there.
-        ValueError: a file lacks a column of `MEASURED`.
-    """
+    """The rows of tables of measurements; of none given, of those that come with the suite."""
+    files = files or [RESULTS / f"{name}.csv" for name in MEASUREMENTS]
     frames = [_check(_read(Path(file)), str(file)) for file in files]
-    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=MEASURED)
+    return pd.concat(frames, ignore_index=True)
 
 
-def comparison(table: str | int, measured: pd.DataFrame) -> pd.DataFrame:
+def comparison(table: str | int, measured: pd.DataFrame | None = None) -> pd.DataFrame:
     """The published numbers of one table, each beside its measurements; then the measurements of
     what the publication does not have.
 
     Args:
         table: a key of `TABLES`.
-        measured: rows with the columns `MEASURED`, of any tables.
+        measured: rows with the columns `MEASURED`, of any tables; None = `read_measured()`.
 
     Returns:
         `KEYS`, `published`, `source` and the other columns of `MEASURED`. What is not published
         or was not measured is NaN.
-
-    Raises:
-        ValueError: unknown table, missing columns, or a measurement that is there twice.
     """
     table = str(table)
     if table not in TABLES:
-        raise ValueError(f"Unknown table {table!r}. Known tables: {', '.join(TABLES)}.")
+        raise ValueError(unknown("table", table, TABLES))
     known = published_tables().rename(columns={"value": "published"})
     known = known[known["table"] == table]
+    measured = read_measured() if measured is None else measured
     rows = _check(measured, "The table of measurements")
     rows = rows[rows["table"].map(_label) == table]
     rows = rows.assign(table=table, **{c: rows[c].astype(object).fillna("") for c in KEYS[1:]})

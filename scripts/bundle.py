@@ -12,7 +12,7 @@ from notebook_tools import ROOT, find_notebooks, relative
 
 from mde_utils.files import atomic
 
-FOLDERS = ("mde_utils", "scenes", "benchmarks/results")
+FOLDERS = ("mde_utils", "scenes")
 FILES = ("requirements.txt", "README.md", "LICENSE")
 
 

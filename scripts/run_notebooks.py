@@ -48,7 +48,7 @@ TEMPLATE = ROOT / "scripts" / "results.html"
 # Alone on two slow cores, nothing cached; in seconds.
 USUAL = json.loads((ROOT / "scripts" / "usual_seconds.json").read_text(encoding="utf-8"))
 # What a notebook's results depend on, besides its source.
-SOURCES = ("mde_utils", "scenes", "benchmarks/results")
+SOURCES = ("mde_utils", "scenes")
 IDLE = 0.02  # of a core: what a kernel uses that does nothing
 
 
