@@ -88,3 +88,15 @@ def test_without_the_packages(monkeypatch, tmp_path):
     monkeypatch.setattr(export, "find_spec", lambda name: None)
     with pytest.raises(ModuleNotFoundError, match="pip install onnx onnxscript onnxruntime"):
         export_onnx(build_model("meter_xxs"), tmp_path / "a.onnx")
+
+
+def test_an_exporter_too_old_is_named_with_its_version(monkeypatch, tmp_path):
+    """torch 2.6's: 'tuple' object has no attribute 'dtype'."""
+
+    def fails(*_, **__):
+        raise AttributeError("'tuple' object has no attribute 'dtype'")
+
+    monkeypatch.setattr(torch.onnx, "export", fails)
+    with pytest.raises(RuntimeError, match=f"with torch {torch.__version__[:3]}.*dtype.*2.11"):
+        export_onnx(build_model("meter_xxs"), tmp_path / "a.onnx", size=(64, 64))
+    assert not list(tmp_path.iterdir())

@@ -63,10 +63,6 @@ def adapt(
 
     A number at or below 0 has no reciprocal: inverse depth is raised to 1/1000 of the image's
     largest.
-
-    Raises:
-        ValueError: `output` or `unit` is not said, or what they ask for is missing; unknown layers.
-            At a forward: the module gives something else; the message lists what it gives.
     """
     if output not in OUTPUTS:
         raise ValueError(
@@ -188,11 +184,7 @@ class Adapted(DepthModel):
 def read_output(
     output, field: str | int | None = None, *, channels: int = 1, of: str = "The network"
 ) -> Tensor:
-    """The map (b, channels, h, w) in what a network returns; (b, h, w) is one of one channel.
-
-    Raises:
-        ValueError: it is not there, or it cannot be told which; the message lists what is.
-    """
+    """The map (b, channels, h, w) in what a network returns; (b, h, w) is one of one channel."""
     if field is not None:
         try:
             inside = isinstance(output, Mapping) or isinstance(field, int)

@@ -6,6 +6,7 @@ import copy
 import json
 import warnings
 from collections.abc import Iterable
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -92,15 +93,24 @@ def export_onnx(
         expected = net(images)  # refuses a size that it does not take
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of the exporter about itself
-            program = torch.onnx.export(
-                net,
-                (images[:2],),
-                input_names=["image"],
-                output_names=["depth", *layers],
-                dynamic_shapes={"image": {0: torch.export.Dim("batch")}},
-                dynamo=True,
-                verbose=False,
-            )
+            try:
+                program = torch.onnx.export(
+                    net,
+                    (images[:2],),
+                    input_names=["image"],
+                    output_names=["depth", *layers],
+                    dynamic_shapes={"image": {0: torch.export.Dim("batch")}},
+                    dynamo=True,
+                    verbose=False,
+                )
+            except Exception as error:  # of the exporter, onnxscript or onnx_ir, as versions go
+                have = ", ".join(f"{what} {version(what)}" for what in ("torch", "onnxscript"))
+                first = (str(error).splitlines() or [""])[0][:200]
+                raise RuntimeError(
+                    f"{name} could not be exported with {have} ({type(error).__name__}: {first}). "
+                    "Export is known to work from torch 2.11 with onnxscript 0.7 on and known to "
+                    "fail with torch 2.6: pip install --upgrade torch onnxscript, or go without."
+                ) from error
     about = {"model": name, "scale": str(getattr(model, "scale", "unknown"))}
     if dissection is not None:
         about["dissection"] = json.dumps(
