@@ -174,7 +174,7 @@ def _read(path: Path) -> Mapping:
                 f"safetensors file. ({str(error).splitlines()[0][:200]})"
             ) from None
         raise ValueError(f"{path} is not a checkpoint, or is damaged: {error}") from None
-    except OSError:
+    except (OSError, MemoryError):  # says nothing against the file
         raise
     except Exception as error:  # of a damaged file torch, zip and pickle raise what they will
         first = (str(error).splitlines() or [type(error).__name__])[0][:200]
