@@ -63,6 +63,12 @@ def use_own_kernel(threads: int) -> None:
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))
 
 
+def say(line: str) -> None:
+    """Prints a line in one piece, whichever thread says what meanwhile."""
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
+
+
 def fingerprint() -> str:
     """Changes with the package, its networks and tables, the profile, and what is installed."""
     digest = hashlib.sha256(repr(os.environ.get("MDE_PROFILE")).encode())
@@ -124,8 +130,9 @@ class Notebook(NotebookClient):
                 used += times.user + times.system
             except psutil.Error:
                 continue
-        # A child that ended takes its time with it: that is work as well. Clocks tick in 10 ms.
-        if abs(used - self.used) > IDLE * (now - self.looked) + 0.02:
+        # Starting has a limit of its own. A child that ended takes its time with it: that is work
+        # as well. Clocks tick in 10 ms.
+        if self.index is None or abs(used - self.used) > IDLE * (now - self.looked) + 0.02:
             self.alive = now
         self.used, self.looked = used, now
         if now - self.alive > silence:
@@ -277,7 +284,7 @@ class Runner:
         usual, here = USUAL.get(source.stem), self.former(source).get("seconds")
         known = [f"usually {usual} s alone on two slow cores"] if usual else []
         known += [f"{here:.0f} s here the last time"] if here else []
-        print(f"{source.stem} … {'; '.join(known)}", flush=True)
+        say(f"{source.stem} … {'; '.join(known)}")
         notebook = Notebook(source)
         key = key_of(source, self.package)
         self.running.append(notebook)
@@ -300,7 +307,7 @@ class Runner:
             write_text(self.output / source.name, text_of(notebook.nb))
         if not error:
             failed.unlink(missing_ok=True)
-        print(f"{source.stem}: {'FAILED' if error else 'done'} in {seconds:.0f} s", flush=True)
+        say(f"{source.stem}: {'FAILED' if error else 'done'} in {seconds:.0f} s")
         return error
 
     def all(self, sources: Iterable[Path], *, at_once: int, silence: float) -> list[str]:
@@ -308,7 +315,7 @@ class Runner:
         todo = []
         for source in sources:
             if self.is_done(source):
-                print(f"{source.stem}: as before, nothing it depends on has changed", flush=True)
+                say(f"{source.stem}: as before, nothing it depends on has changed")
             else:
                 todo.append(source)
         todo.sort(key=lambda source: -USUAL.get(source.stem, 0))
