@@ -15,8 +15,9 @@ from _common import markdown_table, median, ratio, write_result
 
 from mde_utils.data import load_dataset
 from mde_utils.dissection import dissect
+from mde_utils.edits import ablate
 from mde_utils.evaluation import evaluate
-from mde_utils.interventions import ablate, ablation_curve
+from mde_utils.interventions import ablation_curve
 from mde_utils.models import build_model
 
 LAYERS, UNITS, ROUNDS = ["D", "MFF"], 128, 3

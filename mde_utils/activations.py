@@ -1,16 +1,16 @@
-"""Tap and edit named layers of any ``nn.Module`` by forward hooks.
+"""Tap and edit named layers of any `nn.Module` by forward hooks.
 
-A layer is a tap name that the model declares (``model.taps``, the publication's names) or any
-module path (``"encoder.mv2.3"``). Both context managers remove their hooks whatever happens.
+A layer is a tap name that the model declares (`model.taps`, the publication's names) or any
+module path (`"encoder.mv2.3"`). Both context managers remove their hooks whatever happens.
 
-A model may say how the tokens of its transformer layers lie, ``model.grids`` (layer → grid, see
-:func:`tap`): then these layers are maps (B, C, h, w) wherever layers are tapped or edited.
+A model may say how the tokens of its transformer layers lie, `model.grids` (layer → grid, see
+`tap`): then these layers are maps (B, C, h, w) wherever layers are tapped or edited.
 """
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -18,11 +18,7 @@ from torch import Tensor, nn
 
 
 def find_layer(model: nn.Module, layer: str) -> nn.Module:
-    """The module behind a tap name or module path.
-
-    Raises:
-        ValueError: there is no such layer; the message names the taps and near matches.
-    """
+    """The module behind a tap name or module path; an unknown one is refused with near matches."""
     taps: dict[str, str] = getattr(model, "taps", None) or {}
     paths = dict(model.named_modules())
     path = taps.get(layer, layer)
@@ -56,23 +52,21 @@ def tap(
     detach: bool = True,
     grids: Mapping[str, tuple[int, ...]] | None = None,
 ) -> Iterator[Activations]:
-    """Collect the outputs of layers: ``with tap(model, ["dec_3"]) as acts: model(x)``.
+    """Collect the outputs of layers: `with tap(model, ["dec_3"]) as acts: model(x)`.
 
     Args:
         layers: tap names or module paths.
         detach: cut the autograd graph; False for a loss on activations.
-        grids: for layers that give tokens (B, N, C): the grid ``(h, w)`` that they lie on, row by
-            row, or ``(prefix, h, w)`` where the first ``prefix`` tokens are class or register
-            tokens, which are dropped. Such layers come out as (B, C, h, w). What ``model.grids``
+        grids: for layers that give tokens (B, N, C): the grid `(h, w)` that they lie on, row by
+            row, or `(prefix, h, w)` where the first `prefix` tokens are class or register
+            tokens, which are dropped. Such layers come out as (B, C, h, w). What `model.grids`
             says need not be said again.
 
     Yields:
         A dict that every forward empties and fills again: layer → (B, K, h, w).
 
-    Raises:
-        ValueError: unknown layer, no layers, a layer that runs twice in one forward, one whose
-            output is neither (B, K, h, w) nor tokens with a grid, or (``detach=False``) one that
-            a later layer overwrites in place.
+    Refused are a layer that runs twice in one forward, one whose output is neither such a map
+    nor tokens with a grid, and (`detach=False`) one that a later layer overwrites in place.
     """
     layers = _names(layers)
     grids = dict(grids or {})
@@ -126,14 +120,11 @@ def tap(
 
 @contextmanager
 def edit(model: nn.Module, edits: Mapping[str, Callable[[Tensor], Tensor]]) -> Iterator[None]:
-    """Replace a layer's output by ``fn(output)``: ``with edit(model, {"dec_3": fn}): model(x)``.
+    """Replace a layer's output by `fn(output)`: `with edit(model, {"dec_3": fn}): model(x)`.
 
-    Of a layer in ``model.grids``, ``fn`` takes and gives the map (B, C, h, w); class and register
+    Of a layer in `model.grids`, `fn` takes and gives the map (B, C, h, w); class and register
     tokens stay as they are. Edits of one layer act in the order of their contexts, and before
-    whatever else looks at the layer's output, ``tap`` too.
-
-    Raises:
-        ValueError: unknown layer, or ``fn`` changed the output's shape.
+    whatever else looks at the layer's output, `tap` too.
     """
     modules = {layer: find_layer(model, layer) for layer in _names(edits)}
 
@@ -185,11 +176,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 
 def as_map(output, layer: str, grid: tuple[int, ...] | None = None) -> Tensor:
-    """A layer's output as a feature map (B, K, h, w); tokens (B, N, C) by their grid.
-
-    Raises:
-        ValueError: anything else, naming the layer, its shape and what to do.
-    """
+    """A layer's output as a feature map (B, K, h, w); tokens (B, N, C) by their grid."""
     if isinstance(output, Tensor) and output.ndim == 4:
         if grid is not None:
             raise ValueError(f"Layer {layer!r} gives {_shape(output)}; a grid is for tokens.")
@@ -217,6 +204,29 @@ def as_map(output, layer: str, grid: tuple[int, ...] | None = None) -> Tensor:
             )
         )
     return output[:, prefix:].transpose(1, 2).unflatten(2, (h, w))
+
+
+def check_map(layer: str, act, chosen: Sequence[int] = (), known: int | None = None) -> None:
+    """An activation that units can be told apart in, as many as a dissection has (`known`), the
+    chosen ones among them."""
+    if not isinstance(act, Tensor) or act.ndim != 4:
+        raise ValueError(
+            f"Layer {layer!r} gives {_shape(act)}. Units are taken from a map: choose a layer that "
+            "gives (B, K, h, w)."
+        )
+    if known not in (None, act.shape[1]):
+        raise ValueError(
+            f"Layer {layer!r} has {act.shape[1]} units, in the dissection {known}: it was made for "
+            "another model. Dissect this one."
+        )
+    check_units(layer, chosen, act.shape[1])
+
+
+def check_units(layer: str, chosen: Sequence[int], units: int) -> None:
+    if beyond := [k for k in chosen if k >= units]:
+        raise ValueError(
+            f"Layer {layer!r} has {units} units, 0 … {units - 1}; got unit {beyond[0]}."
+        )
 
 
 def _declared(model: nn.Module, layer: str) -> tuple[int, ...] | None:

@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from mde_utils.activations import edit, evaluating, tap
 from mde_utils.depth_bins import DepthBins
 from mde_utils.dissection import Dissection
+from mde_utils.edits import Units, checked_layers, edits
 from mde_utils.evaluation import MIN_DEPTH
-from mde_utils.interventions import Units, checked_layers, correct
 from mde_utils.selectivity import EPS, assigned_bins, pool_by_bin
 
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -297,28 +297,16 @@ class _Case:
         return error_mask(pred, self.target, threshold=self.threshold)
 
     def set_back(self, units: Units, value: str) -> Repair:
-        if value == "clean":
-            change = edit(self.model, {k: _patch(self.acts[k], list(u)) for k, u in units.items()})
-        else:
-            change = correct(
-                self.model, self.dissection, self.given.depth, list(units), units=dict(units)
-            )
-        with change:
+        made = edits(
+            units, value, dissection=self.dissection, depth=self.given.depth, clean=self.acts
+        )
+        with edit(self.model, made):
             wrong = self.errors(self.predict())
         return Repair(
             errors=int(self.wrong.sum()),
             repaired=int((self.wrong & ~wrong).sum()),
             caused=int((wrong & ~self.wrong).sum()),
         )
-
-
-def _patch(clean: Tensor, units: list[int]) -> Callable[[Tensor], Tensor]:
-    def put(output: Tensor) -> Tensor:
-        output = output.clone()
-        output[:, units] = clean[:, units].to(output)
-        return output
-
-    return put
 
 
 def error_mask(pred: Tensor, target: Tensor, *, threshold: float = 1.25) -> Tensor:
@@ -347,7 +335,7 @@ def repair(
         units: layer → units, e.g. ``trace.blamed(5)``.
         value: what the units get while the attacked images run: ``"clean"``, their response to the
             clean images (activation patching), or ``"corrected"``, their mean response to the
-            ground truth's bin (:func:`~mde_utils.interventions.correct`).
+            ground truth's bin (`edits.correct`).
 
     Raises:
         ValueError: as :func:`trace_errors`; no units, or unknown ones; unknown value.

@@ -16,12 +16,11 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from mde_utils.activations import evaluating, tap
+from mde_utils.activations import check_map, evaluating, tap
 from mde_utils.checkpoints import write_safetensors
 from mde_utils.depth_bins import DepthBins, depth_range, find_range
 from mde_utils.environment import progress
 from mde_utils.passes import check_not_empty, forward, model_batches, name_of, sum_over
-from mde_utils.replay import check_map
 from mde_utils.selectivity import (
     assigned_bins,
     check_definition,
@@ -337,7 +336,7 @@ def response_spread(
         for _, batch in model_batches(model, dataset, batch_size=batch_size):
             forward(model, batch)
             for layer, sums in dissection.sums.items():
-                check_map(layer, acts[layer], (), sums)
+                check_map(layer, acts[layer], known=len(sums))
             for i, depth in enumerate(batch["depth"].split(1)):
                 one = {k: act[i : i + 1] for k, act in acts.items()}
                 for k, part in pool_layers(one, depth, dissection.bins).items():

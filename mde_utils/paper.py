@@ -30,7 +30,7 @@ WHERE = {
     "units by depth": "views.plots.plot_units",
     "selectivity by layer": "views.plots.plot_selectivity",
     "ablation by selectivity": "interventions.ablation_curve",
-    "correction of units": "interventions.correct",
+    "correction of units": "edits.correct",
     "FGSM": "attacks.fgsm",
 }
 RESULTS = Path(__file__).with_name("results")

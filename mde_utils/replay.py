@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from mde_utils.activations import edit
+from mde_utils.activations import check_map, edit
 
 Edits = Mapping[str, Callable[[Tensor], Tensor]]
 
@@ -50,8 +50,8 @@ class Remainder(TorchDispatchMode):
 
     Every operation of torch that takes a value depending on a layer's output is recorded; all the
     others have run, and only those of their results that a recorded operation takes are kept. So
-    for any network, and for layers that feed each other, ``run(edits)`` is what the network gives
-    inside ``edit(model, edits)``, by the same operations in the same order.
+    for any network, and for layers that feed each other, `run(edits)` is what the network gives
+    inside `edit(model, edits)`, by the same operations in the same order.
     """
 
     def __init__(self, model: nn.Module, layers: Sequence[str], image: Tensor, inputs: Mapping):
@@ -72,7 +72,7 @@ class Remainder(TorchDispatchMode):
                     f"Layer {layer!r} runs more than once in a forward; choose a module that runs "
                     "once."
                 )
-            check_map(layer, act, (), None)
+            check_map(layer, act)
             seen.append(layer)
             self.paused = True
             out = act.clone()
@@ -141,7 +141,7 @@ class Remainder(TorchDispatchMode):
         self.steps.append(step)
 
     def run(self, edits: Edits, given: Mapping[int, Tensor] | None = None) -> Tensor:
-        """The network's output with edits; ``given`` has values of slots that need no computing."""
+        """The network's output with edits; `given` has values of slots that need no computing."""
         given = given or {}
         values: dict[int, Tensor] = dict(given)
         key = frozenset(given)
@@ -224,7 +224,7 @@ class Remainder(TorchDispatchMode):
 
 
 class WholeNetwork:
-    """In place of a :class:`Remainder` where a network cannot be recorded: all of it runs."""
+    """In place of a `Remainder` where a network cannot be recorded: all of it runs."""
 
     convolutions = ()
 
@@ -257,7 +257,7 @@ class Recorder:
         probe: Callable[[Remainder | WholeNetwork], Tensor] | None = None,
     ) -> Remainder | WholeNetwork:
         """What the network computes behind the layers for a batch; in evaluation mode, without
-        gradient. ``probe``: what is compared; by default the output with the layers halved."""
+        gradient. `probe`: what is compared; by default the output with the layers halved."""
         whole = WholeNetwork(self.model, image, inputs)
         if not self.usable:
             return whole
@@ -297,26 +297,3 @@ def _written(function, args, kwargs) -> Iterator[Tensor]:
 
 def _storage(x: Tensor) -> int:
     return x.untyped_storage()._cdata
-
-
-def check_units(layer: str, chosen: Sequence[int], units: int) -> None:
-    if beyond := [k for k in chosen if k >= units]:
-        raise ValueError(
-            f"Layer {layer!r} has {units} units, 0 … {units - 1}; got unit {beyond[0]}."
-        )
-
-
-def check_map(layer: str, act, chosen: Sequence[int], per_unit: Tensor | None) -> None:
-    """An activation that units can be told apart in, as many as a dissection has."""
-    if not isinstance(act, Tensor) or act.ndim != 4:
-        given = tuple(act.shape) if isinstance(act, Tensor) else type(act).__name__
-        raise ValueError(
-            f"Layer {layer!r} gives {given}. Units are taken from a map: choose a layer that "
-            "gives (B, K, h, w)."
-        )
-    if per_unit is not None and len(per_unit) != act.shape[1]:
-        raise ValueError(
-            f"Layer {layer!r} has {act.shape[1]} units, in the dissection {len(per_unit)}: it was "
-            "made for another model. Dissect this one."
-        )
-    check_units(layer, chosen, act.shape[1])

@@ -134,7 +134,7 @@ def test_edits(record, measured):
     layer = layers[0]
     with ablate(model, {layer: [1, 3]}):
         check(record, f"{name}, ablated", numbers_of(evaluate(model, items)))
-    with ablate(model, {layer: [1, 3]}, mean=seen):
+    with ablate(model, {layer: [1, 3]}, answer="mean", dissection=seen):
         check(record, f"{name}, ablated to the mean", numbers_of(evaluate(model, items)))
     depth = torch.stack([item["depth"] for item in items])
     with correct(model, seen, depth, [layer]):

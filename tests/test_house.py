@@ -29,6 +29,7 @@ LAYERS = (
     {
         "training",
         "dissection",
+        "edits",
         "interventions",
         "attacks",
         "evaluation",

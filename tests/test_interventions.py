@@ -18,8 +18,9 @@ from mde_utils import interventions
 from mde_utils.activations import evaluating, tap
 from mde_utils.depth_bins import DepthBins
 from mde_utils.dissection import dissect
+from mde_utils.edits import ablate, correct, mean_response
 from mde_utils.evaluation import evaluate
-from mde_utils.interventions import ablate, ablation_curve, correct, correction_effects
+from mde_utils.interventions import ablation_curve, correction_effects
 
 pytestmark = pytest.mark.filterwarnings("ignore:Neither the data set nor the model")
 threads = pytest.fixture(autouse=True, scope="module")(one_thread)
@@ -65,8 +66,9 @@ def test_ablated_units_answer_nothing_or_their_mean(model, seen):
         run(model, BATCH)
         before = acts["wide"]
     mean = seen.sums["wide"].sum(1) / seen.pixels["wide"].sum()
-    for dissection, value in ((None, torch.zeros(8)), (seen, mean.float())):
-        with ablate(model, {"wide": [1, 6]}, mean=dissection), tap(model, ["wide"]) as acts:
+    for answer, value in (("zero", torch.zeros(8)), ("mean", mean.float())):
+        change = ablate(model, {"wide": [1, 6]}, answer=answer, dissection=seen)
+        with change, tap(model, ["wide"]) as acts:
             pred = run(model, BATCH)
         expected = before.clone()
         expected[:, [1, 6]] = value[[1, 6], None, None]
@@ -81,7 +83,7 @@ def test_mean_response_is_the_mean_of_measured_pixels(model, seen):
         run(model, BATCH)
         total = F.interpolate(acts["deep"], DEPTH.shape[-2:], mode="bilinear").mean((0, 2, 3))
     assert (DEPTH > 0).all()
-    torch.testing.assert_close(interventions._mean_response(seen, "deep").float(), total)
+    torch.testing.assert_close(mean_response(seen, "deep").float(), total)
 
 
 def test_gradients_pass_an_ablation(model):
@@ -229,8 +231,9 @@ def test_a_dissection_of_another_model(model, seen):
     narrow = shifted(seen, "wide", sums=seen.sums["wide"][:6])
     for wrong, says in ((other, "for the model 'Other', this one is 'Net'"),
                         (narrow, "'wide' has 8 units, in the dissection 6")):  # fmt: skip
-        with pytest.raises(ValueError, match=says), ablate(model, {"wide": [0]}, mean=wrong):
-            run(model, BATCH)
+        with pytest.raises(ValueError, match=says):
+            with ablate(model, {"wide": [0]}, answer="mean", dissection=wrong):
+                run(model, BATCH)
         with pytest.raises(ValueError, match=says), correct(model, wrong, DEPTH, ["wide"]):
             run(model, BATCH)
         with pytest.raises(ValueError, match=says):
@@ -248,8 +251,8 @@ def test_layers_without_a_map(seen):
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        (dict(orders="mots"), "Unknown order 'mots'. Known: most, least, random"),
-        (dict(orders=[]), "Unknown order none"),
+        (dict(orders="mots"), "Unknown order 'mots'.*Known: most, least, random"),
+        (dict(orders=[]), "Unknown order None"),
         (dict(points=[9]), "in 0 … 8, the units of wide; got"),
         (dict(points=[-1, 2]), "in 0 … 8"),
         (dict(points=[]), "got none"),
@@ -271,8 +274,6 @@ def test_bad_curves(model, seen, change, says):
     [
         (dict(controls=["truht"]), "Unknown control 'truht'"),
         (dict(blends=[0, 2]), "blends must lie in 0 … 1; got 2"),
-        (dict(max_iterations=0), "max_iterations >= 1"),
-        (dict(tolerance=0), "tolerance above 0"),
         (dict(dataset=Depths(DATA[:1])), "needs two images at least; got one"),
         (dict(dataset=Depths([*DATA, SMALL])), "images of one size"),
     ],
@@ -306,10 +307,10 @@ def test_data_without_valid_depth(model, seen):
 
 
 def test_curve_is_evaluation_under_ablation(model, seen):
-    for protocol, mean in (("imde", False), ("mff", True)):
+    for protocol, answer in (("imde", "zero"), ("mff", "mean")):
         curve = ablation_curve(
             model, DATA, seen, ["deep", "wide"], num_random=2, points=[0, 3, 10, 24],
-            mean=mean, protocol=protocol, batch_size=2,
+            answer=answer, protocol=protocol, batch_size=2,
         )  # fmt: skip
         frame = curve.frame
         assert curve.curves == [("most", 0), ("least", 0), ("random", 0), ("random", 1)]
@@ -319,7 +320,7 @@ def test_curve_is_evaluation_under_ablation(model, seen):
                 for layer, k in curve.units[number][:removed]:
                     units.setdefault(layer, []).append(k)
                 with (
-                    ablate(model, units, mean=seen if mean else None)
+                    ablate(model, units, answer=answer, dissection=seen)
                     if units
                     else warnings.catch_warnings()
                 ):
@@ -405,7 +406,7 @@ def test_interval_covers_and_band_holds_reversed_pairs():
         noise = 1 + 0.2 * generator.standard_normal((1, 1, images))
         each = 0.1 * generator.standard_normal((len(orders), 1, images)) * (1 - mean)
         names = [("most", 0), ("least", 0), *(("random", i) for i in range(20))]
-        area = a_curve(mean * noise + each, names).area(num_bootstrap=300)
+        area = a_curve(mean * noise + each, names).area()
         true = torch.trapezoid(torch.as_tensor(mean[1, :, 0] - mean[0, :, 0])).item() / units
         inside += area.band_low <= area.area <= area.band_high
         covered += area.low <= true <= area.high
@@ -429,11 +430,10 @@ def matches(found, expected):
     assert [found[m] for m in METRICS] == pytest.approx([expected[m] for m in METRICS], rel=1e-5)
 
 
-def test_effects_are_evaluations_under_correction(model, seen):
-    frame = correction_effects(
-        model, DATA, seen, ["deep", "wide"], protocol="mff", batch_size=5, max_iterations=2,
-        tolerance=1e-12,
-    )  # fmt: skip
+def test_effects_are_evaluations_under_correction(model, seen, monkeypatch):
+    monkeypatch.setattr(interventions, "MAX_ITERATIONS", 2)
+    monkeypatch.setattr(interventions, "TOLERANCE", 1e-12)
+    frame = correction_effects(model, DATA, seen, ["deep", "wide"], protocol="mff", batch_size=5)
     assert frame["control"].tolist() == ["none", *["truth"] * 5, *interventions.CONTROLS[1:]]
     assert set(frame["n"]) == {5}
 
@@ -472,10 +472,9 @@ def test_wrong_bins(model, seen):
         matches(row(frame, "wrong_bin"), evaluate(model, DATA))
 
 
-def test_fixed_points_are_fixed(model, seen):
-    frame = correction_effects(
-        model, DATA, seen, ["wide"], controls="fixed_point", max_iterations=50, batch_size=2
-    )
+def test_fixed_points_are_fixed(model, seen, monkeypatch):
+    monkeypatch.setattr(interventions, "MAX_ITERATIONS", 50)
+    frame = correction_effects(model, DATA, seen, ["wide"], controls="fixed_point", batch_size=2)
     found = row(frame, "fixed_point")
     assert found["converged"] == 5 and 1 < found["iterations"] < 50
     pred = run(model, BATCH)
@@ -497,5 +496,5 @@ def test_derangement(n, seed):
 def test_public_names():
     import mde_utils
 
-    for name in ("ablate", "correct", "ablation_curve", "correction_effects"):
+    for name in ("ablation_curve", "correction_effects", "unit_effects"):
         assert getattr(mde_utils, name) is getattr(interventions, name)

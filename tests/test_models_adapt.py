@@ -13,8 +13,9 @@ from torch import nn
 from mde_utils.activations import edit, evaluating, tap
 from mde_utils.depth_bins import DepthBins
 from mde_utils.dissection import dissect
+from mde_utils.edits import ablate
 from mde_utils.evaluation import evaluate, photometric
-from mde_utils.interventions import ablate, ablation_curve, unit_effects
+from mde_utils.interventions import ablation_curve, unit_effects
 from mde_utils.models import DepthModel, adapt
 from mde_utils.models.adapt import FARTHEST
 from mde_utils.replay import Remainder

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from mde_utils.activations import edit, tap
 from mde_utils.checkpoints import load_weights
-from mde_utils.interventions import ablate
+from mde_utils.edits import ablate
 from mde_utils.models import build_model
 from mde_utils.models.cspn import NoSparseDepth, UpConv2d, propagate
 

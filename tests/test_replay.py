@@ -12,14 +12,9 @@ from toys import items, one_thread
 
 from mde_utils.activations import edit, evaluating, tap
 from mde_utils.dissection import dissect
+from mde_utils.edits import ablate, correct
 from mde_utils.evaluation import evaluate
-from mde_utils.interventions import (
-    _Removal,
-    ablate,
-    ablation_curve,
-    correct,
-    correction_effects,
-)
+from mde_utils.interventions import _Removal, ablation_curve, correction_effects
 from mde_utils.models import build_model
 from mde_utils.replay import Remainder
 

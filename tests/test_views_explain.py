@@ -16,7 +16,7 @@ from torch import nn
 from mde_utils import views
 from mde_utils.activations import tap
 from mde_utils.dissection import dissect
-from mde_utils.interventions import ablate
+from mde_utils.edits import ablate
 from mde_utils.models import DepthModel, adapt, build_model
 from mde_utils.views.explain import explain, explain_folder
 
@@ -72,10 +72,9 @@ def photo(size=(H, W), seed=0):
     return np.random.default_rng(seed).integers(0, 255, (*size, 3), dtype="u1")
 
 
-@pytest.mark.parametrize("wrong", ["mean", "zero"])
-def test_the_numbers(wrong, model, dissection, rooms, ask, capsys):
+def test_the_numbers(model, dissection, rooms, ask, capsys):
     image = rooms[0]["image"]
-    found = ask(image, wrong=wrong, num_units=4, verbose=True)
+    found = ask(image, num_units=4, verbose=True)
     assert model.training
     model.eval()
     with torch.no_grad(), tap(model, ["deep", "wide"]) as acts:
@@ -94,11 +93,10 @@ def test_the_numbers(wrong, model, dissection, rooms, ask, capsys):
     firing.sort(key=lambda key: -frame.selectivity[key])
     pairs = [*zip(found.units["layer"], found.units["unit"], strict=True)]
     assert pairs == firing[:4]
-    mean = dissection if wrong == "mean" else None
     for i, (layer, unit) in enumerate(pairs):
         row = found.units.iloc[i]
         assert row.fires == pytest.approx(share[layer, unit])
-        with torch.no_grad(), ablate(model, {layer: [unit]}, mean=mean):
+        with torch.no_grad(), ablate(model, {layer: [unit]}, answer="mean", dissection=dissection):
             other = model(image[None])
         torch.testing.assert_close(found.changes[i], (other - depth)[0, 0], atol=1e-5, rtol=1e-4)
         assert row.change == pytest.approx((other - depth).abs().mean().item(), abs=1e-5)
@@ -113,7 +111,7 @@ def test_the_numbers(wrong, model, dissection, rooms, ask, capsys):
             assert one["change"] == pytest.approx(inside.mean().item(), abs=1e-5)
         assert row.worst_from == part.loc[part["change"].idxmax(), "from"]
     by_layer = {k: [u for j, u in pairs if j == k] for k in dict(pairs)}
-    with torch.no_grad(), ablate(model, by_layer, mean=mean):
+    with torch.no_grad(), ablate(model, by_layer, answer="mean", dissection=dissection):
         other = model(image[None])
     assert found.together["change"] == pytest.approx((other - depth).abs().mean().item(), abs=1e-5)
     said = capsys.readouterr().out
@@ -288,7 +286,6 @@ def test_what_is_no_depth(fn, says, dissection):
 @pytest.mark.parametrize(
     "options, says",
     [
-        ({"wrong": "half"}, "'mean' or 'zero'; got 'half'"),
         ({"num_units": 0}, "at least 1"),
         ({"layers": ["out"]}, "out"),
         ({"layers": []}, "at least one layer"),
@@ -501,14 +498,14 @@ def test_no_ratio_is_said_of_depth_that_is_but_an_order(model, dissection, capsy
     assert "unknown" in page.read_text() and "nan%" not in page.read_text()
 
 
-@pytest.mark.parametrize("options", [{"wrong": "half"}, {"num_units": 0}, {"size": (0, 1)}])
+@pytest.mark.parametrize("options", [{"num_units": 0}, {"size": (0, 1)}])
 def test_a_folder_is_refused_before_anything_is_rendered(options, model, tmp_path, monkeypatch):
     def never(*_):
         raise AssertionError("rendered")
 
     monkeypatch.setattr(views.explain, "_rendered", never)
     Image.fromarray(photo()).save(tmp_path / "a.png")
-    with pytest.raises(ValueError, match="wrong|num_units|size"):
+    with pytest.raises(ValueError, match="num_units|size"):
         explain_folder(tmp_path, model, tmp_path / "out", **options)
     model.input_names = ("focal",)
     with pytest.raises(ValueError, match="takes focal beside the image"):

@@ -1,6 +1,7 @@
 """The explorer's answers against the plain, slow way to each."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,9 +11,10 @@ from torch import nn
 from toys import Net, items, net, one_thread
 
 from mde_utils import predict
-from mde_utils.activations import edit, evaluating, tap
+from mde_utils.activations import evaluating, tap
 from mde_utils.dissection import dissect, response_spread
-from mde_utils.interventions import MODES, ablate, correct, scale, unit_edit, unit_effects
+from mde_utils.edits import ANSWERS, ablate, correct, scale
+from mde_utils.interventions import unit_effects
 from mde_utils.selectivity import pool_by_bin
 from mde_utils.views.explorer import ORDERS, Explorer
 
@@ -160,15 +162,15 @@ def test_ask_where_the_dissection_knows_nothing():
 # ------------------------------------------------------------------ editing
 
 
-def plain(units, mode, factor, index):
+def plain(units, answer, factor, index):
     """The depth by the contexts that a user has."""
     item = DATA[index]
-    if mode == "correct":
+    if answer == "corrected":
         context = correct(MODEL, SEEN, item["depth"][None], list(units), units=units)
-    elif mode == "scale":
-        context = edit(MODEL, {layer: scale(some, factor) for layer, some in units.items()})
+    elif answer == "factor":
+        context = scale(MODEL, units, factor=factor)
     else:
-        context = ablate(MODEL, units, mean=SEEN if mode == "mean" else None)
+        context = ablate(MODEL, units, answer=answer, dissection=SEEN)
     with context:
         return predict(MODEL, item)
 
@@ -176,15 +178,15 @@ def plain(units, mode, factor, index):
 @pytest.mark.parametrize(
     "units", [{"wide": [3]}, {"deep": [0, 5, 7]}, {"deep": [1], "wide": [2, 4]}]
 )
-@pytest.mark.parametrize("mode", MODES)
-def test_an_edit_is_what_the_whole_network_gives_and_its_code_too(units, mode):
+@pytest.mark.parametrize("answer", ANSWERS[:4])
+def test_an_edit_is_what_the_whole_network_gives_and_its_code_too(units, answer):
     view = EXPLORER.view(3)
-    edited = view.edit(units, mode=mode, factor=1.5)
-    expected = plain(units, mode, 1.5, 3)
+    edited = view.edit(units, answer=answer, factor=1.5)
+    expected = plain(units, answer, 1.5, 3)
     torch.testing.assert_close(edited.depth, expected)
     assert not torch.equal(edited.depth, view.depth)
     names = {"model": MODEL, "dataset": DATA, "dissection": SEEN}
-    code = view.code(units, mode=mode, factor=1.5)
+    code = view.code(units, answer=answer, factor=1.5)
     exec(code, names)
     torch.testing.assert_close(names["depth"], edited.depth)
     statement = code.split("\n\n")[1]
@@ -220,24 +222,24 @@ def test_numbers_by_depth_bin():
 @given(factor=st.floats(-3, 3), units=st.sets(st.integers(0, 7), min_size=1))
 def test_scaling(factor, units):
     view, units = EXPLORER.view(0), {"wide": sorted(units)}
-    found = view.edit(units, mode="scale", factor=factor)
+    found = view.edit(units, answer="factor", factor=factor)
     # Behind `wide` the network is linear, so a part of the edit does a part of the change.
-    off = view.edit(units, mode="off")
+    off = view.edit(units, answer="zero")
     torch.testing.assert_close(
         found.difference, (1 - factor) * off.difference, rtol=1e-3, atol=1e-4
     )
 
 
-@pytest.mark.parametrize("mode", MODES)
-def test_effects_of_all_units(mode):
-    effects = unit_effects(MODEL, DATA, SEEN, "wide", mode=mode, factor=0.5, batch_size=2)
+@pytest.mark.parametrize("answer", ANSWERS[:4])
+def test_effects_of_all_units(answer):
+    effects = unit_effects(MODEL, DATA, SEEN, "wide", answer=answer, factor=0.5, batch_size=2)
     sums = torch.zeros(3, 8, 8, dtype=torch.float64)
     for index, item in enumerate(DATA):
         truth = item["depth"]
         before = upsampled(predict(MODEL, item), truth.shape[1:])
         where = SEEN.bins["wide"].discretize(truth)
         for k in range(8):
-            after = upsampled(plain({"wide": [k]}, mode, 0.5, index), truth.shape[1:])
+            after = upsampled(plain({"wide": [k]}, answer, 0.5, index), truth.shape[1:])
             change, worse = (after - before).abs(), (after - truth).abs() - (before - truth).abs()
             for row, value in zip(sums, (change, change / truth, worse), strict=True):
                 for b in range(8):
@@ -324,7 +326,7 @@ def test_a_dissection_of_another_model():
         response_spread(wider, DATA, SEEN)
 
 
-def test_a_layer_or_unit_or_mode_that_is_not_there():
+def test_a_layer_or_unit_or_answer_that_is_not_there():
     view = EXPLORER.view(0)
     with pytest.raises(ValueError, match="'wide' has 8 units, 0 … 7; got unit 8"):
         view.edit({"wide": [2, 8]})
@@ -336,16 +338,14 @@ def test_a_layer_or_unit_or_mode_that_is_not_there():
         view.edit({"out": [0]})
     with pytest.raises(ValueError, match="Name the units to edit by layer.*got none"):
         view.edit({})
-    with pytest.raises(ValueError, match="Unknown mode 'on'. Known: off, scale, mean, correct"):
-        view.edit({"wide": [1]}, mode="on")
+    with pytest.raises(ValueError, match="Unknown answer .on.. Known: zero, factor"):
+        view.edit({"wide": [1]}, answer="on")
     with pytest.raises(ValueError, match="finite factor; got nan"):
-        view.edit({"wide": [1]}, mode="scale", factor=math.nan)
+        view.edit({"wide": [1]}, answer="factor", factor=math.nan)
     with pytest.raises(ValueError, match="8 units, 0 … 7; got unit 9"):
         EXPLORER.assigned("wide", 9)
     with pytest.raises(ValueError, match="Layer 'MFF' was not dissected"):
         EXPLORER.order("MFF")
-    with pytest.raises(ValueError, match="must be \\(B, 1, H, W\\) in metres; got NoneType"):
-        unit_edit(SEEN, "wide", [1], mode="correct")
 
 
 @pytest.mark.parametrize("pixel", [(32, 0), (0, 40), (-1, 3), (3, -1)])
@@ -371,7 +371,7 @@ def test_depth_that_is_not_measured():
         explorer = Explorer(MODEL, data, SEEN)
         view = explorer.view(0)
         assert (view.truth[:, :10] == 0).all() and view.ask(3, 3, "wide").truth == 0
-        edited = view.edit({"wide": [2, 3, 4]}, mode="correct")
+        edited = view.edit({"wide": [2, 3, 4]}, answer="corrected")
         tables.append(torch.tensor(edited.table.to_numpy()))
         totals.append(explorer.effects("wide").total)
         spreads.append(explorer.spread("wide"))
@@ -389,7 +389,7 @@ def test_an_image_without_any_measured_depth():
     assert edited.table["change"].isna().all() and math.isnan(edited.mean("change"))
     assert edited.difference.abs().max() > 0
     with pytest.raises(ValueError, match="nothing to correct by"):
-        view.edit({"wide": [1]}, mode="correct")
+        view.edit({"wide": [1]}, answer="corrected")
     nowhere = Depths({**item, "depth": torch.zeros(1, 32, 40)} for item in DATA)
     with pytest.raises(ValueError, match="No pixel of the 5 images has a depth inside the bins"):
         unit_effects(MODEL, nowhere, SEEN, "wide")
@@ -425,4 +425,4 @@ def test_what_gives_no_depth():
 
 
 def _named(dissection, model):
-    return type(dissection)(**vars(dissection) | {"about": {"model": model}})
+    return replace(dissection, about={"model": model})

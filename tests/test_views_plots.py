@@ -462,7 +462,7 @@ def test_ablation_shows_orders_band_and_area(items):
         area = 100 * curve.area(metric).area
         assert f"area between the curves {area:.1f} %" in texts(figure)
     assert "units of layer set to zero · list, 3 images, protocol imde" in texts(figure)
-    away = ablation_curve(net, items, seen, ["layer"], num_random=4, mean=True)
+    away = ablation_curve(net, items, seen, ["layer"], num_random=4, answer="mean")
     figure = plots.plot_ablation({"one": curve, "other": away, "third": curve}, columns=2)
     assert [ax.get_title().split("\n")[0] for ax in figure.axes] == ["one", "other", "third"]
     assert len({ax.get_ylim() for ax in figure.axes}) == 1  # on one scale

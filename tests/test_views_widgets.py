@@ -135,12 +135,12 @@ def test_an_edit_is_drawn_told_and_written_as_code(panel):
     explorer = Explorer(MODEL, DATA, SEEN)
     view = explorer.view(0)
     steps = [
-        ({"edit": "switch off"}, {"units": {"wide": [2]}, "mode": "off"}),
-        ({"units": (3, 4)}, {"units": {"wide": [3, 4]}, "mode": "off"}),
-        ({"edit": "scale"}, {"units": {"wide": [3, 4]}, "mode": "scale", "factor": 0.5}),
-        ({"factor": 2.0}, {"units": {"wide": [3, 4]}, "mode": "scale", "factor": 2.0}),
-        ({"edit": "set to mean response"}, {"units": {"wide": [3, 4]}, "mode": "mean"}),
-        ({"edit": "correct by true depth"}, {"units": {"wide": [3, 4]}, "mode": "correct"}),
+        ({"edit": "switch off"}, {"units": {"wide": [2]}, "answer": "zero"}),
+        ({"units": (3, 4)}, {"units": {"wide": [3, 4]}, "answer": "zero"}),
+        ({"edit": "scale"}, {"units": {"wide": [3, 4]}, "answer": "factor", "factor": 0.5}),
+        ({"factor": 2.0}, {"units": {"wide": [3, 4]}, "answer": "factor", "factor": 2.0}),
+        ({"edit": "set to mean response"}, {"units": {"wide": [3, 4]}, "answer": "mean"}),
+        ({"edit": "correct by true depth"}, {"units": {"wide": [3, 4]}, "answer": "corrected"}),
     ]
     pictures, unit = [], panel.seen()[0]
     for step, change in steps:
@@ -152,7 +152,7 @@ def test_an_edit_is_drawn_told_and_written_as_code(panel):
         pictures.append(shown)
         before, after = edited.mean("error_before"), edited.mean("error_after")
         assert f"Mean |error| {before:.3f} m before, {after:.3f} m after" in numbers
-        assert panel.control["factor"].disabled == (change["mode"] != "scale")
+        assert panel.control["factor"].disabled == (change["answer"] != "factor")
         names = {"model": MODEL, "dataset": DATA, "dissection": SEEN}
         exec(panel.control["copy as code"].value, names)
         torch.testing.assert_close(names["depth"], edited.depth)

@@ -23,18 +23,18 @@ from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor, nn
 
-from mde_utils.activations import evaluating, find_layer, tap
+from mde_utils.activations import check_map, evaluating, find_layer, tap
 from mde_utils.data import load_dataset
 from mde_utils.data.folder import IMAGES as ENDINGS
 from mde_utils.data.reading import as_rgb, check_options, open_picture
 from mde_utils.dissection import Dissection, dissect
+from mde_utils.edits import checked_layers, edits
 from mde_utils.environment import progress
 from mde_utils.evaluation import MIN_DEPTH
 from mde_utils.files import atomic, download
-from mde_utils.interventions import checked_layers, unit_edit
 from mde_utils.models.adapt import read_output
 from mde_utils.models.base import DepthModel
-from mde_utils.replay import Recorder, check_map
+from mde_utils.replay import Recorder
 from mde_utils.views import plots
 
 LONGEST = 2048  # pixels of a side of what is shown; larger pictures are resized, and it is said
@@ -127,14 +127,13 @@ def explain(
     dissection: Dissection | None = None,
     layers: Iterable[str] | None = None,
     num_units: int = 5,
-    wrong: str = "mean",
     size: tuple[int, int] | None = None,
     verbose: bool = True,
 ) -> Explanation:
     """The depth of a picture, the most selective units that fire on it, and what hangs on them.
 
     "Wrong" is a unit that answers the same everywhere: its mean response over the dissection's
-    data, or 0. Where the depth changes then, the prediction would fail if the unit did.
+    data. Where the depth changes then, the prediction would fail if the unit did.
 
     Args:
         image: a path, an address (http, https), an array (H, W, 3), uint8 or float in [0, 1], a
@@ -147,7 +146,6 @@ def explain(
         layers: of the dissection, whose units are looked at; None = all of a dissection that is
             given, else the last of the model's taps.
         num_units: how many at most.
-        wrong: `"mean"` or `"zero"`.
         size: (h, w) at which the network is shown the picture. None: as many pixels as its
             `image_size` (192x256) has, in the picture's own shape, by `multiple`s.
         verbose: print what `Explanation.said` holds.
@@ -159,7 +157,7 @@ def explain(
         ConnectionError: the address cannot be reached.
     """
     alone = not isinstance(image, Mapping)
-    names, size = _checked_options(model, alone, num_units=num_units, wrong=wrong, size=size)
+    names, size = _checked_options(model, alone, num_units=num_units, size=size)
     name, picture, inputs, said = _read(image, names)
     h, w = picture.shape[-2:]
     shown = picture[None]
@@ -200,9 +198,8 @@ def explain(
             by_layer: dict[str, list[int]] = {}
             for layer, unit in units:
                 by_layer.setdefault(layer, []).append(unit)
-            mode = "mean" if wrong == "mean" else "off"
-            edits = {k: unit_edit(dissection, k, v, mode=mode) for k, v in by_layer.items()}
-            return read_output(rest.run(edits)).float().cpu()
+            made = edits(by_layer, "mean", dissection=dissection) if by_layer else {}
+            return read_output(rest.run(made)).float().cpu()
 
         scale = str(getattr(model, "scale", "unknown"))
         least = MIN_DEPTH if scale == "metric" else 1e-3 * first.median().item()
@@ -354,12 +351,9 @@ def _checked_options(
     alone: bool,
     *,
     num_units: int = 5,
-    wrong: str = "mean",
     size: tuple[int, int] | None = None,
 ) -> tuple[tuple[str, ...], tuple[int, int] | None]:
     """The model's further inputs, and the size; refuses before any work. `alone`: no item."""
-    if wrong not in ("mean", "zero"):
-        raise ValueError(f"wrong is 'mean' or 'zero'; got {wrong!r}.")
     if num_units < 1:
         raise ValueError(f"num_units must be at least 1; got {num_units}.")
     names = tuple(getattr(model, "input_names", ()))
@@ -511,7 +505,7 @@ def _firing(
     fires = []
     for layer, part in frame.groupby("layer", sort=False):
         strongest = dissection.response[layer].abs().amax(1)
-        check_map(layer, acts[layer], (), strongest)
+        check_map(layer, acts[layer], known=len(strongest))
         above = acts[layer][0].abs() > FIRES * strongest.to(acts[layer])[:, None, None]
         share = above.flatten(1).float().mean(1).cpu() * (strongest > 0)
         fires.append(pd.Series(share.numpy(), part.index))

@@ -18,20 +18,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import Subset
 
-from mde_utils.activations import evaluating, tap
+from mde_utils.activations import check_map, check_units, evaluating, tap
 from mde_utils.data.loading import batches
 from mde_utils.depth_bins import DepthBins
 from mde_utils.dissection import Dissection, response_spread
+from mde_utils.edits import Units, check_correctable, checked_layers, edits
 from mde_utils.environment import progress
 from mde_utils.evaluation import check_metric, to_size
-from mde_utils.interventions import (
-    UnitEffects,
-    Units,
-    checked_layers,
-    unit_edit,
-    unit_effects,
-)
-from mde_utils.replay import Recorder, check_map, check_units
+from mde_utils.interventions import UnitEffects, unit_effects
+from mde_utils.replay import Recorder
 from mde_utils.selectivity import assigned_bins, pool_layers
 
 ORDERS = ("selectivity", "assigned bin", "strongest bin", "causal effect")
@@ -105,16 +100,16 @@ class Explorer:
         """(K, N_b) see :func:`~mde_utils.dissection.response_spread`."""
         return self._spread[self._known(layer)]
 
-    def effects(self, layer: str, mode: str = "off") -> UnitEffects:
+    def effects(self, layer: str, answer: str = "zero") -> UnitEffects:
         """What each unit alone does to the depth of ``effect_images``."""
-        key = self._known(layer), mode
+        key = self._known(layer), answer
         if key not in self._effects:
             self._effects[key] = unit_effects(
                 self.model,
                 self.effect_images,
                 self.dissection,
                 layer,
-                mode=mode,
+                answer=answer,
                 batch_size=self.batch_size,
                 progress=self.progress,
             )
@@ -184,7 +179,7 @@ class View:
         self.depth = pred[0].float().cpu()
         self.activations = {k: acts[k][0].float().cpu() for k in explorer.layers}
         for layer, sums in explorer.dissection.sums.items():
-            check_map(layer, self.activations[layer][None], (), sums)
+            check_map(layer, self.activations[layer][None], known=len(sums))
         self._rest: tuple = ((), None)
 
     @cached_property
@@ -244,51 +239,42 @@ class View:
         """Run what lies before these layers, so that the first edit of them is as fast as any."""
         self._remainder(tuple(layers))
 
-    def edit(self, units: Units, *, mode: str = "off", factor: float = 0.0) -> Edited:
+    def edit(self, units: Units, *, answer: str = "zero", factor: float = 0.0) -> Edited:
         """The depth with units changed.
 
         Args:
             units: layer → numbers of its units.
-            mode, factor: see :func:`~mde_utils.interventions.unit_edit`; ``"correct"`` by the
-                item's own depth.
-
-        Raises:
-            ValueError: no units, or as :func:`~mde_utils.interventions.unit_edit`.
+            answer, factor: see `edits`; `"corrected"` by the item's own depth.
         """
         if not units:
             raise ValueError('Name the units to edit by layer, {"dec_2": [3, 7]}; got none.')
         truth = self.truth[None].to(self._image.device)
-        edits = {
-            layer: unit_edit(
-                self.explorer.dissection, layer, chosen, mode=mode, factor=factor, depth=truth
-            )
-            for layer, chosen in units.items()
-        }
-        rest = self._remainder(tuple(edits))
+        seen = self.explorer.dissection
+        made = edits(units, answer, factor=factor, dissection=seen, depth=truth)
+        if answer == "corrected":
+            check_correctable(seen, truth, made)
+        rest = self._remainder(tuple(made))
         with evaluating(self.explorer.model):
-            depth = rest.run(edits)[0].float().cpu()
-        return Edited(self, {k: list(v) for k, v in units.items()}, mode, factor, depth)
+            depth = rest.run(made)[0].float().cpu()
+        return Edited(self, {k: list(v) for k, v in units.items()}, answer, factor, depth)
 
-    def code(self, units: Units | None = None, *, mode: str = "off", factor: float = 0.0) -> str:
+    def code(self, units: Units | None = None, *, answer: str = "zero", factor: float = 0.0) -> str:
         """Two lines (and their import) that give the depth of :meth:`edit`, or of no edit, from
         ``model``, ``dataset`` and ``dissection``."""
         line = f"depth = predict(model, dataset[{self.index}])"
         if not units:
             return f"from mde_utils import predict\n\n{line}"
         units = {k: [int(u) for u in v] for k, v in units.items()}
-        if mode == "correct":
-            names = ["correct"]
-            truth = f'dataset[{self.index}]["depth"][None]'
+        if answer == "corrected":
+            name, truth = "correct", f'dataset[{self.index}]["depth"][None]'
             call = f"correct(model, dissection, {truth}, {list(units)}, units={units})"
-        elif mode == "scale":
-            names = ["edit", "scale"]
-            edits = ", ".join(f"{k!r}: scale({v}, {factor:g})" for k, v in units.items())
-            call = f"edit(model, {{{edits}}})"
+        elif answer == "factor":
+            name, call = "scale", f"scale(model, {units}, factor={factor:g})"
         else:
-            names = ["ablate"]
-            call = f"ablate(model, {units}{', mean=dissection' * (mode == 'mean')})"
+            mean = ', answer="mean", dissection=dissection' * (answer == "mean")
+            name, call = "ablate", f"ablate(model, {units}{mean})"
         call = call.replace("'", '"')
-        names = ", ".join(sorted([*names, "predict"]))
+        names = ", ".join(sorted([name, "predict"]))
         return f"from mde_utils import {names}\n\nwith {call}:\n    {line}"
 
     def _remainder(self, layers: tuple[str, ...]):
@@ -331,13 +317,13 @@ class Edited:
     """A view with units changed.
 
     Attributes:
-        units, mode, factor: what was done, see :meth:`View.edit`.
+        units, answer, factor: what was done, see :meth:`View.edit`.
         depth: (1, h, w) metres, at the network's own resolution.
     """
 
     view: View
     units: dict[str, list[int]]
-    mode: str
+    answer: str
     factor: float
     depth: Tensor
 

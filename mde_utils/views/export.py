@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from mde_utils.activations import find_layer, tap
 from mde_utils.data.reading import check_options
 from mde_utils.dissection import Dissection
+from mde_utils.edits import checked_layers
 from mde_utils.files import atomic
-from mde_utils.interventions import checked_layers
 
 NEEDS = ("onnx", "onnxscript", "onnxruntime")
 CLOSE = 1e-3  # of the largest value of an output: how far onnxruntime may be from torch

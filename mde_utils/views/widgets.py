@@ -23,10 +23,10 @@ COMPACT = 'style="line-height: 1.3; border-spacing: 1em 0"'  # widgets' lines ar
 DEGREES = {"min": -60, "max": 60, "step": 5}
 EDITS = {
     "nothing": None,
-    "switch off": "off",
-    "scale": "scale",
+    "switch off": "zero",
+    "scale": "factor",
     "set to mean response": "mean",
-    "correct by true depth": "correct",
+    "correct by true depth": "corrected",
 }
 
 
@@ -214,11 +214,11 @@ class _Panel:
 
     def change(self) -> dict:
         """Arguments of `View.edit` and `View.code`; no units where nothing is edited."""
-        mode = EDITS[self.edit.value]
-        if mode is None:
+        answer = EDITS[self.edit.value]
+        if answer is None:
             return {"units": {}}
         chosen = list(self.units.value) or [self.unit.value]
-        return {"units": {self.layer.value: chosen}, "mode": mode, "factor": self.factor.value}
+        return {"units": {self.layer.value: chosen}, "answer": answer, "factor": self.factor.value}
 
     # What follows
 
@@ -281,7 +281,7 @@ class _Panel:
             view, change = self.view(), self.change()
         except ValueError:  # said where the image was chosen
             return
-        self.factor.disabled = change.get("mode") != "scale"
+        self.factor.disabled = change.get("answer") != "factor"
         self.code.value = view.code(**change)
         shown, words = "none", ""  # "none": not on the page
         if change["units"]:

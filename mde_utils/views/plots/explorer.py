@@ -168,7 +168,7 @@ def plot_edit(edited: Edited, *, on: Figure | None = None) -> Figure:
     before, after = edited.mean("error_before"), edited.mean("error_after")
     _heading(
         fig,
-        f"{chosen}: {EDITS[edited.mode].format(edited.factor)} · mean |change| "
+        f"{chosen}: {EDITS[edited.answer].format(edited.factor)} · mean |change| "
         f"{edited.mean('change'):.3f} m, mean |error| {before:.3f} → {after:.3f} m",
     )
     return fig

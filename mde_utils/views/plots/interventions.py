@@ -246,7 +246,7 @@ def plot_effects(effects: UnitEffects, dissection: Dissection) -> Figure:
     axes[0][0].set_ylabel(f"unit of {layer}")
     fig.suptitle(
         f"Square: the depth that the unit answers to most · effect of a unit "
-        f"{EDITS[effects.mode].format(effects.factor)}: {effects.images} images\nresponse: "
+        f"{EDITS[effects.answer].format(effects.factor)}: {effects.images} images\nresponse: "
         f"{provenance(dissection)}"
     )
     return fig

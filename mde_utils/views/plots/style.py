@@ -30,10 +30,10 @@ ASSIGNED = PALETTE[3]  # a unit's assigned bin, wherever it is drawn
 NETWORKS = {"baseline": "#7d8fab", "assign": PALETTE[2], "reg": PALETTE[1]}
 OTHERS = [PALETTE[i] for i in (0, 4, 9, 5, 7, 6)]
 EDITS = {
-    "off": "switched off",
-    "scale": "times {:g}",
+    "zero": "switched off",
+    "factor": "times {:g}",
     "mean": "at the mean response",
-    "correct": "at the mean response to the true depth",
+    "corrected": "at the mean response to the true depth",
 }
 
 
