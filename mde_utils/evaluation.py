@@ -1,18 +1,11 @@
-"""Depth metrics under named protocols.
-
-Numbers from different papers differ by resolution, cap, aggregation and strictness as much as by
-method; so a protocol has a name, and `describe_protocol` prints what stands behind it.
-"""
+"""Depth metrics under named protocols (`protocols`)."""
 
 from __future__ import annotations
 
-import difflib
 import math
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from fractions import Fraction
 
 import pandas as pd
 import torch
@@ -23,6 +16,7 @@ from .data import SparseSamples
 from .depth_bins import find_range
 from .passes import MIN_DEPTH, check_not_empty, forward, input_names, name_of, sum_over
 from .processes import rank_and_world
+from .protocols import PROTOCOLS, Crop, Protocol, describe_protocol, find_protocol
 from .stereo import photometric_error, stereo_transform, warp
 
 THRESHOLDS = {
@@ -37,179 +31,6 @@ ERRORS = ("rms", "rms_log", "rel", "sq_rel", "log10")
 BOUNDARY_THRESHOLDS = (0.25, 0.5, 1.0)  # of Sobel's magnitude, in metres (Hu et al., section 4.2)
 
 
-@dataclass(frozen=True)
-class Crop:
-    """The rows and columns that count, as parts of a height and a width.
-
-    Attributes:
-        words: what it is called.
-        rows, columns: (from, to), of the height and of the width; pixel r counts where
-            ⌊from · height⌋ <= r < ⌊to · height⌋. Exact, so that 471/480 of 480 is 471.
-        of_item: of the item's own window; else of the full frame, of which the item is a window
-            where it has a `frame`.
-    """
-
-    words: str
-    rows: tuple[Fraction, Fraction]
-    columns: tuple[Fraction, Fraction]
-    of_item: bool = False
-
-    def inside(self, frame: Sequence[float], size: tuple[int, int]) -> tuple[slice, slice]:
-        """Rows and columns of an item (h, w) that lies at `frame`, (top, left, height, width)."""
-        top, left, height, width = (0, 0, *size) if self.of_item else frame
-        spans = zip((self.rows, self.columns), (top, left), (height, width), size, strict=True)
-        # A pixel's centre decides: of an item that was resized, the window may begin inside one.
-        return tuple(
-            slice(
-                *(
-                    min(max(math.ceil(math.floor(part * Fraction(whole)) - at - 0.5), 0), n)
-                    for part in parts
-                )
-            )
-            for parts, at, whole, n in spans
-        )
-
-
-_GARG = (  # Garg et al., ECCV 2016, as released
-    (Fraction("0.40810811"), Fraction("0.99189189")),
-    (Fraction("0.03594771"), Fraction("0.96405229")),
-)
-EIGEN = Crop(
-    "Eigen crop (rows 45–470, columns 41–600 of 480x640; at other sizes in proportion)",
-    (Fraction(45, 480), Fraction(471, 480)),
-    (Fraction(41, 640), Fraction(601, 640)),
-)
-EPC_NYU = Crop(
-    "EPCDepth's crop (rows 44–470, columns 40–600 of 480x640; at other sizes in proportion)",
-    (Fraction(44, 480), Fraction(471, 480)),
-    (Fraction(40, 640), Fraction(601, 640)),
-)
-GARG = Crop("Garg crop (rows .408–.992, columns .036–.964)", *_GARG)
-GARG_OF_ITEM = Crop(GARG.words, *_GARG, of_item=True)
-
-
-@dataclass(frozen=True)
-class Protocol:
-    """How predictions are compared with ground truth.
-
-    In this order: predictions are upsampled to the ground truth's size, scaled, clamped, compared
-    where ground truth counts, and of these pixels where the crop lets them.
-
-    Attributes:
-        source: whose protocol it is.
-        align_corners: of the bilinear upsampling of predictions to the ground truth's size.
-        capped: predictions are clamped to [1e-3, cap] and only ground truth < cap counts; else
-            predictions are only raised to 1e-3.
-        strict: δ counts ratios < 1.25ⁿ; else <=.
-        pooled_rms: root of the mean over images of the mean square, else mean over images of the
-            root; `rms` and `rms_log`.
-        above: only ground truth above this many metres counts.
-        crop: what of the image counts; None = all.
-        in_disparity: upsampled is 1 / depth.
-        max_depth: with which disparity networks are read, see `disparity_to_depth`; None = as the
-            model has it.
-        median_scaled: each image's prediction is multiplied by the ratio of the medians of ground
-            truth and prediction over what counts: of a scale that is not known, or not trusted.
-        clamp: (nearest, farthest) metres of predictions, in place of what `capped` says.
-    """
-
-    source: str
-    align_corners: bool
-    capped: bool
-    strict: bool
-    pooled_rms: bool
-    above: float
-    crop: Crop | None = None
-    in_disparity: bool = False
-    max_depth: float | None = None
-    median_scaled: bool = False
-    clamp: tuple[float, float] | None = None
-
-
-_EACH = {"align_corners": False, "strict": True, "pooled_rms": False}
-PROTOCOLS: dict[str, Protocol] = {
-    "imde": Protocol("You et al., ICCV 2021", capped=True, above=MIN_DEPTH, **_EACH),
-    "mff": Protocol(
-        "Hu et al., WACV 2019",
-        align_corners=True,
-        capped=False,
-        strict=False,
-        pooled_rms=True,
-        above=0.0,
-    ),
-    "imde-kitti": Protocol(
-        "You et al., ICCV 2021, as released",
-        capped=True,
-        above=MIN_DEPTH,
-        crop=GARG_OF_ITEM,
-        **_EACH,
-    ),
-    "bts-eigen": Protocol(
-        "Lee et al. 2019, on NYU", capped=True, above=MIN_DEPTH, crop=EIGEN, **_EACH
-    ),
-    "kitti-garg": Protocol(
-        "Lee et al. 2019, on KITTI", capped=True, above=MIN_DEPTH, crop=GARG, **_EACH
-    ),
-    "epc-kitti": Protocol(
-        "Peng et al., ICCV 2021, on KITTI",
-        capped=True,
-        above=MIN_DEPTH,
-        crop=GARG,
-        in_disparity=True,
-        **_EACH,
-    ),
-    "epc-nyu": Protocol(
-        "Peng et al., ICCV 2021, on NYU, as released",
-        capped=False,
-        above=0.0,
-        crop=EPC_NYU,
-        max_depth=10.0,
-        median_scaled=True,
-        clamp=(0.1, 10.0),
-        **_EACH,
-    ),
-    "sparse-500": Protocol("Cheng et al., ECCV 2018", capped=False, above=1e-4, **_EACH),
-}
-
-
-def _protocol(name: str) -> Protocol:
-    if name not in PROTOCOLS:
-        near = difflib.get_close_matches(str(name), PROTOCOLS, n=1)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
-        raise ValueError(
-            f"Unknown protocol {name!r}. Known protocols: {', '.join(PROTOCOLS)}.{hint}"
-        )
-    return PROTOCOLS[name]
-
-
-def describe_protocol(name: str, *, cap: float | None = None) -> str:
-    """One line to print beside numbers; it ends with what is known of the scale.
-
-    Raises:
-        ValueError: unknown protocol.
-    """
-    p = _protocol(name)
-    limit = "cap" if cap is None else f"{cap:g} m"
-    if p.capped:
-        counts = f"{p.above:g} m < depth < {limit}"
-    else:
-        counts = f"{f'depth > {p.above:g} m' if p.above else 'every measured pixel'}, no cap"
-    if p.crop is None:
-        crop = "no crop"
-    else:
-        crop = f"{p.crop.words} of the {'item' if p.crop.of_item else 'full frame'}"
-    read = f"disparity networks read with max_depth={p.max_depth:g}, " if p.max_depth else ""
-    what = "disparity" if p.in_disparity else "prediction"
-    clamped = "" if p.clamp is None else ", clamped to {:g}–{:g} m".format(*p.clamp)
-    return (
-        f"protocol {name} ({p.source}): {read}{what} upsampled bilinearly "
-        f"(align_corners={p.align_corners}) to the ground truth, then {crop}, {counts}{clamped}"
-        f", δ {'<' if p.strict else '≤'} 1.25ⁿ, "
-        + ("RMS over all images" if p.pooled_rms else "RMS per image, then averaged")
-        + f"; scale: {'median of each image' if p.median_scaled else 'metric'}"
-    )
-
-
 def compute_metrics(pred: Tensor, target: Tensor, *, strict: bool = True) -> dict[str, float]:
     """The metrics of one set of pixels.
 
@@ -220,9 +41,6 @@ def compute_metrics(pred: Tensor, target: Tensor, *, strict: bool = True) -> dic
     Returns:
         `d1`, `d2`, `d3` (ratio below 1.25, 1.25², 1.25³), `d1.02`, `d1.05`, `d1.10`; `rms` in m,
         `rms_log` (natural logarithm), `rel`, `sq_rel` in m, `log10`.
-
-    Raises:
-        ValueError: not two 1-D tensors of one length, none or non-positive or non-finite values.
     """
     if pred.ndim != 1 or pred.shape != target.shape:
         raise ValueError(
@@ -294,10 +112,6 @@ def boundary_metrics(
         `boundary_f1_<t>`. NaN where the denominator is 0: precision without a boundary in the
         prediction, recall without one in the target, F1 = 2 TP / (predicted + true) only without
         one in either.
-
-    Raises:
-        ValueError: shapes that differ, are not (b, 1, h, w) or are smaller than 3x3; a threshold
-            that is not positive.
     """
     if pred.shape != target.shape or pred.ndim != 4 or pred.shape[1] != 1:
         raise ValueError(
@@ -362,12 +176,8 @@ def image_metrics(
     Returns:
         metric → (b,) float64, NaN for an image without a valid pixel. `rms` and `rms_log` are
         still mean squares where the protocol takes their root over all images.
-
-    Raises:
-        ValueError: unknown protocol, no cap where it needs one, a prediction that is not finite or
-            not (b, 1, h, w), a frame that does not hold its image.
     """
-    rules = _protocol(protocol)
+    rules = find_protocol(protocol)
     if rules.capped and cap is None:
         raise ValueError(f"Protocol {protocol!r} needs cap, the farthest depth in metres.")
     target = target.float()
@@ -428,10 +238,6 @@ def swapped_halves(model: nn.Module) -> Iterator[None]:
     seam. Networks trained with `data_graft` have seen pictures cut in such a way, others have not:
     this says whether grafting does what it is for, not how robust a network is in general.
     Further maps (b, c, h, w) that the model is given change places with the picture.
-
-    Raises:
-        ValueError: the model's halves are swapped already; an output that is not one map (b, c, h',
-            w'), or whose rows cannot be put back exactly.
     """
     if _swap in model._forward_pre_hooks.values():
         raise ValueError("The halves are swapped already: twice would be not at all.")
@@ -499,7 +305,7 @@ def evaluate(
     protocols = [protocol] if isinstance(protocol, str) else list(dict.fromkeys(protocol))
     if not protocols:
         raise ValueError(f"No protocol was given. Known protocols: {', '.join(PROTOCOLS)}.")
-    capped = [name for name in protocols if _protocol(name).capped]
+    capped = [name for name in protocols if find_protocol(name).capped]
     check_not_empty(dataset)
     check_metric(model, protocols)
     if capped and cap is None:
@@ -590,10 +396,6 @@ def completion_curve(
 
     Returns:
         a row a number, ascending: `samples`, then the metrics of `evaluate`.
-
-    Raises:
-        ValueError: as `evaluate`; no numbers, or more samples than pixels.
-        TypeError: the model takes no sparse depth.
     """
     from .models.cspn import NoSparseDepth  # brings timm, which nothing else here needs
 
@@ -616,12 +418,7 @@ def completion_curve(
 
 
 def check_metric(model: nn.Module, protocols: Sequence[str] = ()) -> None:
-    """Refuse a model whose depth is not in metres (see `adapt`), for what compares it with metres.
-
-    Raises:
-        ValueError: its `scale` is not "metric"; "up to scale" will do where all protocols scale
-            each image by its median.
-    """
+    """Refuse a model whose depth is not in metres (see `adapt`), where it is compared with them."""
     scale = getattr(model, "scale", "metric")
     scaled = bool(protocols) and all(PROTOCOLS[name].median_scaled for name in protocols)
     if scale == "metric" or (scale == "up to scale" and scaled):
@@ -640,11 +437,7 @@ def check_metric(model: nn.Module, protocols: Sequence[str] = ()) -> None:
 def to_size(
     pred: Tensor, target: Tensor, names: Sequence[str], rules: Protocol = PROTOCOLS["imde"]
 ) -> Tensor:
-    """A prediction brought to the height and width of ``target`` (b, 1, H, W), as ``rules`` say.
-
-    Raises:
-        ValueError: it is not (b, 1, h, w), or not finite.
-    """
+    """A prediction brought to the height and width of ``target`` (b, 1, H, W), as ``rules`` say."""
     if not isinstance(pred, Tensor) or pred.ndim != 4 or pred.shape[:2] != target.shape[:2]:
         given = tuple(pred.shape) if isinstance(pred, Tensor) else type(pred).__name__
         raise ValueError(

@@ -25,7 +25,8 @@ from mde_utils.data.kitti import (
 )
 from mde_utils.data.transforms import mff_augment, mff_crop
 from mde_utils.depth_bins import find_range
-from mde_utils.evaluation import PROTOCOLS, evaluate
+from mde_utils.evaluation import evaluate
+from mde_utils.protocols import PROTOCOLS
 
 H, W = 375, 1242
 FX, CX, CY = 721.5377, 609.5593, 172.854

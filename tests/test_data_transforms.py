@@ -23,7 +23,7 @@ from mde_utils.data.transforms import (
     network_input,
     resolve_augmentation,
 )
-from mde_utils.evaluation import EIGEN
+from mde_utils.protocols import EIGEN
 from mde_utils.stereo import photometric_error, stereo_transform, warp
 from scenes.streets import STREETS
 from scenes.world import render_scene

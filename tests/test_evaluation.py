@@ -17,17 +17,16 @@ from torch import nn
 from mde_utils import evaluation
 from mde_utils.data import SparseSamples
 from mde_utils.evaluation import (
-    PROTOCOLS,
     boundary_metrics,
     completion_curve,
     compute_metrics,
-    describe_protocol,
     evaluate,
     image_metrics,
     photometric,
     swapped_halves,
 )
 from mde_utils.models import build_model
+from mde_utils.protocols import PROTOCOLS, describe_protocol
 from mde_utils.stereo import disparity_to_depth
 
 KEYS = {"d1", "d2", "d3", "d1.02", "d1.05", "d1.10", "rms", "rms_log", "rel", "sq_rel", "log10"}
@@ -476,7 +475,10 @@ def test_clear_errors_of_protocols_and_boundaries(call, says):
 @pytest.mark.parametrize(
     "call, says",
     [
-        (lambda: evaluate(Fixed(), random_items(1), protocol="imd"), "imde, mff.*Did you mean"),
+        (
+            lambda: evaluate(Fixed(), random_items(1), protocol="imd"),
+            "Did you mean .imde.*imde, mff",
+        ),
         (lambda: describe_protocol("kitti"), "Unknown protocol 'kitti'"),
         (lambda: evaluate(Fixed(), [], cap=10.0), "empty"),
         (lambda: evaluate(Fixed(), random_items(1), batch_size=0, cap=1.0), "batch_size"),

@@ -35,6 +35,7 @@ LAYERS = (
         "evaluation",
         "networks",
         "paper",
+        "protocols",
         "views",
         "checkup",
     },
