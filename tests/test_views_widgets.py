@@ -36,7 +36,7 @@ def test_the_view_turns(monkeypatch):
     (first, *_, last) = [options for _, options in seen]
     assert (first["turn"], first["rise"], first["farthest"]) == (12, 14, 30)
     assert (last["turn"], last["rise"]) == (-20, 45) and abs(last["farthest"] - 50) <= 0.5
-    assert first["title"] == "a street" and first["points"] == 20_000
+    assert first["title"] == "a street" and first["points"] == widgets.POINTS
     assert all(a is b for a, b in zip(seen[0][0], (image, DEPTH, K), strict=True))
     assert farthest.max == 60 and farthest.min > 2  # some point stays
     assert not plt.get_fignums()

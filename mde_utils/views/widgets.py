@@ -20,6 +20,7 @@ from mde_utils.views import plots
 from mde_utils.views.explorer import ORDERS, Answer, Edited, Explorer
 
 COMPACT = 'style="line-height: 1.3; border-spacing: 1em 0"'  # widgets' lines are 28 pixels high
+POINTS = 20_000  # of a cloud that turns: fewer than in a still picture, so that it turns at once
 DEGREES = {"min": -60, "max": 60, "step": 5}
 EDITS = {
     "nothing": None,
@@ -36,7 +37,6 @@ def turn_point_cloud(
     intrinsics: Tensor,
     *,
     farthest: float = 40.0,
-    points: int = 20_000,
     title: str | None = None,
 ) -> ipywidgets.VBox:
     """`plots.plot_point_cloud` with sliders for the view and for the farthest depth that is drawn.
@@ -44,10 +44,6 @@ def turn_point_cloud(
     Args:
         image, depth, intrinsics, title: as there.
         farthest: where the slider begins, metres; it goes to the farthest depth.
-        points: about so many at most, fewer than in a still picture, so that it turns at once.
-
-    Raises:
-        ValueError: no pixel has a depth.
     """
     known = depth[depth > 0]
     if not len(known):
@@ -75,7 +71,7 @@ def turn_point_cloud(
     def draw(_change=None) -> None:
         view = {name: control.value for name, control in controls.items()}
         figure = plots.plot_point_cloud(
-            image, depth, intrinsics, points=points, title=title, **view
+            image, depth, intrinsics, points=POINTS, title=title, **view
         )
         picture.value = _png(figure)
 
@@ -104,11 +100,8 @@ def explore(
 
     Args:
         model, dataset, dissection, spread_images, effect_images: see
-            :class:`~mde_utils.views.explorer.Explorer`.
+            `Explorer`.
         image, layer, unit: what is shown first; by default the layer's most selective unit.
-
-    Raises:
-        ValueError: as the Explorer; an image, layer or unit that is not there.
     """
     explorer = Explorer(
         model, dataset, dissection, spread_images=spread_images, effect_images=effect_images
@@ -121,7 +114,7 @@ def explore(
 
 
 class _Panel:
-    """The controls of :func:`explore` and what they do."""
+    """The controls of `explore` and what they do."""
 
     def __init__(self, explorer: Explorer, image: int, layer: str, unit: int):
         self.explorer, self.quiet, self.figure = explorer, False, None
