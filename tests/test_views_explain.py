@@ -413,7 +413,7 @@ def test_saved(ask, tmp_path):
     assert sorted(p.name for p in folder.iterdir()) == ["image.csv", "image.npy", "image.png"]
     np.testing.assert_array_equal(np.load(folder / "image.npy"), found.depth[0])
     pd.testing.assert_frame_equal(pd.read_csv(folder / "image.csv"), found.units, check_dtype=False)
-    assert Image.open(folder / "image.png").width == 1100
+    assert Image.open(folder / "image.png").width == 850
     assert not plt.get_fignums()
 
 

@@ -34,6 +34,7 @@ from mde_utils.evaluation import MIN_DEPTH
 from mde_utils.files import atomic, download
 from mde_utils.models.adapt import read_output
 from mde_utils.models.base import DepthModel
+from mde_utils.passes import device_of, name_of
 from mde_utils.replay import Recorder
 from mde_utils.views import plots
 
@@ -149,12 +150,6 @@ def explain(
         size: (h, w) at which the network is shown the picture. None: as many pixels as its
             `image_size` (192x256) has, in the picture's own shape, by `multiple`s.
         verbose: print what `Explanation.said` holds.
-
-    Raises:
-        ValueError: no picture, one too small, an array of another form or range; a model that does
-            not return depth; a dissection of another model; no layer to look at.
-        FileNotFoundError: no such file.
-        ConnectionError: the address cannot be reached.
     """
     alone = not isinstance(image, Mapping)
     names, size = _checked_options(model, alone, num_units=num_units, size=size)
@@ -170,18 +165,9 @@ def explain(
             said += f"; the network is shown {fed[0]}x{fed[1]}"
     elif size is not None:
         raise ValueError("size is for a picture alone; an item stays as it is.")
-    device = next((p.device for p in model.parameters()), torch.device("cpu"))
-    shown, inputs = shown.to(device), {k: v.to(device) for k, v in inputs.items()}
-
-    with evaluating(model):  # refuses what gives no depth before any more work
-        first = read_output(model(shown, **inputs), of=_name(model))
-    if not bool(first.isfinite().all()):
-        raise ValueError(f"The prediction for {name} holds NaN or infinity.")
-    if (none := (first <= 0).float().mean().item()) > NEGATIVE:
-        raise ValueError(
-            f"{none:.0%} of the prediction for {name} is 0 or below, which is no depth. What does "
-            f"{_name(model)} give? Say so: adapt(model, output=…, unit=…)."
-        )
+    shown = shown.to(device_of(model))
+    inputs = {k: v.to(shown.device) for k, v in inputs.items()}
+    first = _first(model, shown, inputs, name)
     if dissection is None:
         dissection, made = _rendered(model, layers)
         said += f".\n{made}"
@@ -190,7 +176,7 @@ def explain(
 
     with evaluating(model):
         with tap(model, layers) as acts:
-            read_output(model(shown, **inputs), of=_name(model))
+            read_output(model(shown, **inputs), of=name_of(model))
         chosen = _firing(dissection, layers, acts, num_units)
         rest = Recorder(model, layers)(shown, inputs)
 
@@ -221,19 +207,7 @@ def explain(
     for key in ("from", "to"):
         units[f"worst_{key}"] = [row[key] for row in worst]
     said += f".\nDepth: {_scale_words(scale)}"
-    if pairs:
-        said += (
-            f".\n{len(pairs)} units of {', '.join(dict.fromkeys(units['layer']))} fire on it, of "
-            "the most selective ones"
-        )
-        if not math.isnan(measured[-1]["fails"]):
-            said += (
-                f"; if all were wrong, {measured[-1]['fails']:.0%} of the picture would change by "
-                "a ratio of 1.25 or more"
-            )
-        said += "."
-    else:
-        said += f".\nNo unit of {', '.join(layers)} fires on this picture."
+    said += f".\n{_units_words(units, measured[-1]['fails'] if pairs else math.nan, layers)}."
     if verbose:
         print(said)
     return Explanation(
@@ -259,6 +233,31 @@ def explain(
     )
 
 
+def _first(model: nn.Module, shown: Tensor, inputs: dict[str, Tensor], name: str) -> Tensor:
+    """The prediction; refuses what is no depth before any more work."""
+    with evaluating(model):
+        first = read_output(model(shown, **inputs), of=name_of(model))
+    if not bool(first.isfinite().all()):
+        raise ValueError(f"The prediction for {name} holds NaN or infinity.")
+    if (none := (first <= 0).float().mean().item()) > NEGATIVE:
+        raise ValueError(
+            f"{none:.0%} of the prediction for {name} is 0 or below, which is no depth. What does "
+            f"{name_of(model)} give? Say so: adapt(model, output=…, unit=…)."
+        )
+    return first
+
+
+def _units_words(units: pd.DataFrame, fails: float, layers: Iterable[str]) -> str:
+    if not len(units):
+        return f"No unit of {', '.join(layers)} fires on this picture"
+    words = f"{len(units)} units of {', '.join(dict.fromkeys(units['layer']))} fire on it, of the "
+    words += "most selective ones"
+    if not math.isnan(fails):
+        words += f"; if all were wrong, {fails:.0%} of the picture would change by a ratio of 1.25 "
+        words += "or more"
+    return words
+
+
 def explain_folder(
     source: str | Path,
     model: nn.Module,
@@ -282,10 +281,6 @@ def explain_folder(
 
     Returns:
         the page's path.
-
-    Raises:
-        as `explain`; FileExistsError: the target holds something; ValueError: two pictures of one
-            name.
     """
     target = Path(target).expanduser()
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
@@ -312,7 +307,7 @@ def explain_folder(
             found.save(work)
             rows.append(_summary(found))
             parts.append(_section(found, work / f"{found.name}.png"))
-        title = f"{_name(model)}: {len(parts)} pictures of {Path(source).name}"
+        title = f"{name_of(model)}: {len(parts)} pictures of {Path(source).name}"
         page = _PAGE.format(
             title=html.escape(title),
             said=html.escape(f"Depth: {_scale_words(found.scale)}. {said}"),
@@ -359,8 +354,8 @@ def _checked_options(
     names = tuple(getattr(model, "input_names", ()))
     if names and alone:
         raise ValueError(
-            f"{_name(model)} takes {', '.join(names)} beside the image: give an item of a data set "
-            "that has them."
+            f"{name_of(model)} takes {', '.join(names)} beside the image: give an item of a data "
+            "set that has them."
         )
     return names, check_options(None, size)
 
@@ -475,8 +470,8 @@ def _rendered(model: nn.Module, layers: Iterable[str] | None) -> tuple[Dissectio
         layers = [*(getattr(model, "taps", None) or {})][-1:]
         if not layers:
             raise ValueError(
-                f"Which units? {_name(model)} names no layers of its own: give layers=, paths from "
-                "model.named_modules(), or a dissection."
+                f"Which units? {name_of(model)} names no layers of its own: give layers=, paths "
+                "from model.named_modules(), or a dissection."
             )
     layers = [layers] if isinstance(layers, str) else list(layers)
     for layer in layers:
@@ -551,10 +546,6 @@ def _scale_words(scale: str) -> str:
         "up to scale": "up to an unknown scale, ratios alone mean something",
         "up to scale and shift": "up to an unknown scale and shift, order alone means something",
     }.get(scale, "of unknown scale: the model does not say (adapt(module, unit=…) does)")
-
-
-def _name(model: nn.Module) -> str:
-    return str(getattr(model, "name", type(model).__name__))
 
 
 def _sides(image: Tensor) -> str:
