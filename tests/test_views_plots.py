@@ -742,8 +742,8 @@ def test_an_edit_and_the_same_figure_for_another(items):
     assert "layer units 1, 4: switched off" in words and "change [m]" in words
     assert f"{first.mean('error_before'):.3f} → {first.mean('error_after'):.3f} m" in words
     before = drawn(figure)
-    for units, mode in (([2], "mean"), ([0, 1, 2], "scale")):
-        other = view.edit({"layer": units}, mode=mode, factor=3)
+    for units, answer in (([2], "mean"), ([0, 1, 2], "factor")):
+        other = view.edit({"layer": units}, answer=answer, factor=3)
         again = plots.plot_edit(other, on=figure)
         assert again is figure and not np.array_equal(drawn(figure), before)
         assert np.array_equal(drawn(figure), drawn(plots.plot_edit(other)))
