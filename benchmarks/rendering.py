@@ -12,7 +12,7 @@ import torch
 from _common import machine, median, write_result
 
 from mde_utils.data import rendered
-from scenes import render
+from scenes import render, shade
 from scenes import world as camera
 from scenes.rooms import ROOMS
 from scenes.streets import STREETS
@@ -72,17 +72,20 @@ def components(world, size) -> dict[str, float]:
 
         return wrapper
 
-    kept = {}
-    for name in STEPS.keys() - {"make"}:
-        module = camera if name == "_develop" else render
-        kept[name] = module, getattr(module, name)
-        setattr(module, name, timed(name, kept[name][1]))
+    homes = {"_develop": [camera], "cast": [render, shade]}  # shade: for shadow maps
+    kept = [
+        (module, name, getattr(module, name))
+        for name in STEPS.keys() - {"make"}
+        for module in homes.get(name, [render])
+    ]
+    for module, name, plain in kept:
+        setattr(module, name, timed(name, plain))
     try:
         watched = world._replace(make=timed("make", world.make))
         arguments = (watched, "train", range(BATCH), size, None, None, FIELDS)
         list(rendered.produce(*arguments, threads=1, device="cpu"))
     finally:
-        for name, (module, plain) in kept.items():
+        for module, name, plain in kept:
             setattr(module, name, plain)
     return {name: spent[name] / BATCH * 1e3 for name in STEPS}
 

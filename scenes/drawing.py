@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import random
 
-from .render import BOX, CONE, ELLIPSOID, ROUND, Material
+from .scene import BOX, CONE, ELLIPSOID, ROUND, Material
 
 
 class Dice:
@@ -168,18 +168,14 @@ class Frame:
     def at(self, x, y, z=0.0, yaw=0.0):
         return type(self)(self.scene, *self.world(x, y, z), self.yaw + yaw)
 
-    def _add(self, kind, centre, size, material, label, yaw, pitch, roll, kwargs):
+    def _add(self, kind, centre, size, material, label, yaw=0.0, pitch=0.0, roll=0.0, **options):
         """yaw about z; then pitch about the solid's x axis, roll about its y axis."""
         a = self.yaw + yaw
         ca, sa = math.cos(a), math.sin(a)
         if pitch or roll:
             cp, sp, cr, sr = math.cos(pitch), math.sin(pitch), math.cos(roll), math.sin(roll)
             # Rz(a) · Rx(pitch) · Ry(roll)
-            m = (
-                (cr, 0.0, sr),
-                (sp * sr, cp, -sp * cr),
-                (-cp * sr, sp, cp * cr),
-            )
+            m = ((cr, 0.0, sr), (sp * sr, cp, -sp * cr), (-cp * sr, sp, cp * cr))
             rotation = (
                 tuple(ca * m[0][j] - sa * m[1][j] for j in range(3)),
                 tuple(sa * m[0][j] + ca * m[1][j] for j in range(3)),
@@ -188,45 +184,30 @@ class Frame:
         else:
             rotation = ((ca, -sa, 0.0), (sa, ca, 0.0), (0.0, 0.0, 1.0))
         half = tuple(max(s / 2, 5e-4) for s in size)
-        self.scene.add(
-            kind, self.world(*centre), half, rotation, material, self.labels[label], **kwargs
-        )
+        options |= {"name": label}  # unless a thing is made that has one
+        at = self.world(*centre)
+        self.scene.add(kind, at, half, rotation, material, self.labels[label], **options)
 
-    def box(self, x, y, z, sx, sy, sz, material, label, *, yaw=0.0, pitch=0.0, roll=0.0, **kw):
-        """Centre (x, y), *bottom* z (of the unrotated box), full sizes."""
-        self._add(BOX, (x, y, z + sz / 2), (sx, sy, sz), material, label, yaw, pitch, roll, kw)
+    # Each takes (x, y) of its centre and z of its *bottom* (as if not turned), and full sizes.
 
-    def soft(
-        self, x, y, z, sx, sy, sz, material, label, *, r=0.05, yaw=0.0, pitch=0.0, roll=0.0, **kw
-    ):
+    def box(self, at, size, material, label, **options):
+        x, y, z = at
+        self._add(BOX, (x, y, z + size[2] / 2), size, material, label, **options)
+
+    def soft(self, at, size, material, label, *, r=0.05, **options):
         """A rounded box."""
+        (x, y, z), (sx, sy, sz) = at, size
         r = min(r, sx * 0.499, sy * 0.499, sz * 0.499)
-        kw["extra"] = r
-        self._add(ROUND, (x, y, z + sz / 2), (sx, sy, sz), material, label, yaw, pitch, roll, kw)
+        self._add(ROUND, (x, y, z + sz / 2), size, material, label, extra=r, **options)
 
-    def rod(
-        self,
-        x,
-        y,
-        z,
-        diameter,
-        height,
-        material,
-        label,
-        *,
-        top=1.0,
-        deep=None,
-        yaw=0.0,
-        pitch=0.0,
-        roll=0.0,
-        **kw,
-    ):
-        """A cylinder, or a cone with `top` times the diameter at its top; `deep`: its y size."""
-        kw["extra"] = top
-        size = (diameter, deep or diameter, height)
-        self._add(CONE, (x, y, z + height / 2), size, material, label, yaw, pitch, roll, kw)
+    def rod(self, at, size, material, label, *, top=1.0, deep=None, **options):
+        """A cylinder of `size` (diameter, height), or a cone with `top` times the diameter at its
+        top; `deep`: its y size."""
+        (x, y, z), (wide, high) = at, size
+        size = (wide, deep or wide, high)
+        self._add(CONE, (x, y, z + high / 2), size, material, label, extra=top, **options)
 
-    def ball(self, x, y, z, sx, sy, sz, material, label, *, yaw=0.0, pitch=0.0, roll=0.0, **kw):
-        self._add(
-            ELLIPSOID, (x, y, z + sz / 2), (sx, sy, sz), material, label, yaw, pitch, roll, kw
-        )
+    def ball(self, at, size, material, label, **options):
+        """An ellipsoid."""
+        x, y, z = at
+        self._add(ELLIPSOID, (x, y, z + size[2] / 2), size, material, label, **options)

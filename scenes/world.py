@@ -15,7 +15,8 @@ from typing import NamedTuple
 import torch
 
 from .drawing import Dice
-from .render import Camera, render
+from .render import render
+from .scene import Camera, Scene
 
 
 class Lens(NamedTuple):
@@ -44,14 +45,15 @@ class Lens(NamedTuple):
 class World(NamedTuple):
     """One kind of scenes.
 
-    make: (split, indices, device) → (scene, (position, rotation) of the camera) of every index,
-        each a function of (split, index) alone.
-    measure: (item, view, split, index, sensor) → the item as its sensors measure it: what follows
-        from the exact depth. `view`: all that the renderer gives of the left picture.
-    lengths: number of images a split. There is no end of them: `limit` may ask for more.
-    fields: what items may have.
-    far: metres, beyond anything in a scene and its lights.
-    shadows: pixels along a shadow map, of the height of an image.
+    Args:
+        make: (split, indices, device) → (scene, (position, rotation) of the camera) of every
+            index, each a function of (split, index) alone.
+        measure: (item, view, split, index, sensor) → the item as its sensors measure it: what
+            follows from the exact depth. `view`: all that the renderer gives of the left picture.
+        lengths: number of images a split. There is no end of them: `limit` may ask for more.
+        fields: what items may have.
+        far: metres, beyond anything in a scene and its lights.
+        shadows: pixels along a shadow map, of the height of an image.
     """
 
     name: str
@@ -68,19 +70,21 @@ class World(NamedTuple):
     contrast: tuple[float, float] = (0.95, 1.25)  # of the camera's picture, from … to
     grey: tuple[float, float] = (0.3, 0.9)  # how far its white balance makes the mean grey
 
+    def scene(self, split, index, size, device="cpu") -> tuple[Scene, Camera]:
+        """A scene, to be changed or looked at from elsewhere, and its camera for pictures of
+        `size` (H, W)."""
+        ((scene, (position, rotation)),) = self.make(split, [index], device)
+        return scene, Camera(position, rotation, self.lens.intrinsics(size))
 
-def pose(position, heading, pitch, roll):
-    """A camera as held: heading in the horizontal plane, pitch up, roll clockwise; radians."""
-    ca, sa, cp, sp = math.cos(heading), math.sin(heading), math.cos(pitch), math.sin(pitch)
-    forward = (cp * ca, cp * sa, sp)
-    right = (sa, -ca, 0.0)
-    down = (ca * sp, sa * sp, -cp)
-    c, s = math.cos(roll), math.sin(roll)
-    right, down = (
-        tuple(c * r + s * q for r, q in zip(right, down, strict=True)),
-        tuple(c * q - s * r for r, q in zip(right, down, strict=True)),
-    )
-    return position, tuple(zip(right, down, forward, strict=True))
+    def render(self, scenes, cameras, size, device="cpu"):
+        """`render` with what suits this world."""
+        options = {"far": self.far, "shadow_size": self.shadows(size[0]), "reach": self.reach}
+        return render(scenes, cameras, size, device=device, **options)
+
+    def look(self, scene, camera, size, device="cpu") -> dict[str, torch.Tensor]:
+        """What one camera sees of a scene: linear `image` (3, H, W), `depth`, `label` (H, W), …"""
+        found = self.render([scene], [[camera]], size, device)
+        return {name: values[0, 0] for name, values in found.items()}
 
 
 _NOISE = 1 << 20
@@ -160,18 +164,8 @@ def photograph(
     for _, (position, rotation) in made:
         cameras.append([Camera(position, rotation, k)])
         if baseline is not None:
-            # Along the camera's own x axis, the first column.
-            right = tuple(p + baseline * r[0] for p, r in zip(position, rotation, strict=True))
-            cameras[-1].append(Camera(right, rotation, k))
-    out = render(
-        [scene for scene, _ in made],
-        cameras,
-        size,
-        device=device,
-        far=world.far,
-        shadow_size=world.shadows(size[0]),
-        reach=world.reach,
-    )
+            cameras[-1].append(cameras[-1][0].moved(right=baseline))
+    out = world.render([scene for scene, _ in made], cameras, size, device)
     items = []
     for i, index in enumerate(indices):
         dice = Dice("photograph", split, index)

@@ -55,10 +55,7 @@ STORED = {
 
 
 class RenderedDataset(CachedDataset):
-    """Rendered scenes: nothing to download, exact depth. A subclass sets `world`.
-
-    Raises ValueError for arguments out of range.
-    """
+    """Rendered scenes: nothing to download, exact depth. A subclass sets `world`."""
 
     world: World
     depth_unit = DEPTH_STEP
@@ -213,16 +210,16 @@ def produce(world, split, indices, size, baseline, sensor, fields, *, threads=No
 class Rooms(RenderedDataset):
     """Rendered rooms: nothing to download, exact depth.
 
-    split: "train", "val" or "test" (4000, 400 and 654 rooms; `limit` may ask for more: there is
-        no end of them). No room belongs to two splits.
-    size: (H, W); the cameras are NYU's Kinect resized to it.
-    fields: what to store and return, of "image", "depth", "normal", "label".
-    baseline: metres; adds `right`, the view of a second camera so far to the right, and `baseline`.
-    sensor: None for exact depth, "kinect" for that of a depth camera.
+    Args:
+        split: "train", "val" or "test" (4000, 400 and 654 rooms; `limit` may ask for more: there is
+            no end of them). No room belongs to two splits.
+        size: (H, W); the cameras are NYU's Kinect resized to it.
+        fields: what to store and return, of "image", "depth", "normal", "label".
+        baseline: metres; adds `right`, the view of a second camera so far to the right, and
+            `baseline`.
+        sensor: None for exact depth, "kinect" for that of a depth camera.
 
     Items also have `intrinsics` (3, 3), `focal` in pixels (float) and `name`.
-
-    Raises ValueError for arguments out of range.
     """
 
     world = ROOMS
@@ -257,16 +254,15 @@ class Rooms(RenderedDataset):
 class Streets(RenderedDataset):
     """Rendered drives: nothing to download, exact depth up to 80 m.
 
-    split: "train", "val" or "test" (4000, 400 and 652 streets; `limit` may ask for more: there is
-        no end of them). No street belongs to two splits.
-    size: (H, W); the camera is KITTI's resized to it. The default is a third of KITTI's frame.
-    fields: what to store and return, of "image", "depth", "normal", "label", "sparse_depth".
-    baseline: metres (KITTI's is 0.54); adds `right`, the view of a second camera so far to the
-        right, and `baseline`.
+    Args:
+        split: "train", "val" or "test" (4000, 400 and 652 streets; `limit` may ask for more:
+            there is no end of them). No street belongs to two splits.
+        size: (H, W); the camera is KITTI's resized to it. The default is a third of KITTI's frame.
+        fields: what to store and return, of "image", "depth", "normal", "label", "sparse_depth".
+        baseline: metres (KITTI's is 0.54); adds `right`, the view of a second camera so far to the
+            right, and `baseline`.
 
     Items also have `intrinsics` (3, 3), `focal` in pixels (float) and `name`.
-
-    Raises ValueError for arguments out of range.
     """
 
     world = STREETS

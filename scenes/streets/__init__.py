@@ -2,6 +2,6 @@
 
 from .roadside import LABELS
 from .sensor import CAMERA, DEPTH_STEP
-from .street import STREETS
+from .streets import STREETS
 
 __all__ = ["CAMERA", "DEPTH_STEP", "LABELS", "STREETS"]

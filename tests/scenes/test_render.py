@@ -3,7 +3,18 @@
 import pytest
 import torch
 
-from scenes.render import BOX, CONE, ELLIPSOID, ROUND, Camera, Light, Material, Scene, render
+from scenes.render import render
+from scenes.scene import (
+    BOX,
+    CONE,
+    ELLIPSOID,
+    ROUND,
+    Camera,
+    Columns,
+    Light,
+    Material,
+    Scene,
+)
 
 SMALL = (48, 64)
 
@@ -90,3 +101,12 @@ def test_grain_runs_along_the_longest_side(long):
     face = picture[12:36, 20:44]  # well inside the plank, whichever side is long
     across, along = face.diff(dim=1).abs().mean(), face.diff(dim=0).abs().mean()
     assert (across < along) == (long == 0)
+
+
+def test_columns_are_read_and_written_by_name():
+    columns = Columns(place=3, power=1, colour=2)
+    row = columns.row(power=4, colour=(5, 6), place=(1, 2, 3))
+    assert row == [1, 2, 3, 4, 5, 6]
+    assert row[columns.place] == [1, 2, 3] and row[columns.power] == 4
+    with pytest.raises(TypeError, match="place, power, colour; got place, gloss"):
+        columns.row(place=(1, 2, 3), gloss=1)

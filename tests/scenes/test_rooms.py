@@ -10,9 +10,10 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from scenes.render import Camera, render
-from scenes.rooms import LABELS, ROOMS, shell
-from scenes.rooms.shell import make_rooms
+from scenes.render import render
+from scenes.rooms import LABELS, ROOMS, rooms
+from scenes.rooms.rooms import make_rooms
+from scenes.scene import Camera
 from scenes.world import photograph, render_scene
 
 SMALL = (48, 64)
@@ -258,6 +259,6 @@ def test_a_room_without_place_for_a_camera_is_made_anew(monkeypatch):
         return len(asked) <= 60  # all tries of the first room
 
     expected = render_scene(ROOMS, "val", 2, size=(16, 20), clean=True)
-    monkeypatch.setattr(shell, "_blocked", blocked)
+    monkeypatch.setattr(rooms, "_blocked", blocked)
     other = render_scene(ROOMS, "val", 2, size=(16, 20), clean=True)
     assert len(asked) > 60 and not torch.equal(other["depth"], expected["depth"])

@@ -10,12 +10,14 @@ import torch
 from torch.nn import functional as F
 
 from scenes.drawing import Dice
-from scenes.render import Camera, Light, Material, render
+from scenes.render import render
+from scenes.scene import ELLIPSOID, GEOMETRY, Camera, Light, Material, pose
 from scenes.streets import CAMERA, LABELS, STREETS
 from scenes.streets.roadside import Place, View, car, foliage, house, lorry, person, tree, van
 from scenes.streets.sensor import CAMERA_HEIGHT, MAX_DEPTH
-from scenes.streets.street import SKY, make_streets, sunlight
-from scenes.world import photograph, pose, render_scene
+from scenes.streets.street import sunlight
+from scenes.streets.streets import SKY, make_streets
+from scenes.world import photograph, render_scene
 
 SMALL, MIDDLE = (32, 104), (94, 312)
 FIELDS = ("image", "depth", "normal", "label", "sparse_depth")
@@ -197,8 +199,8 @@ def test_right_view_sees_the_same_points(street):
 def test_sheared_solids_are_where_they_should_be():
     """A roof seen from the side: its outline is a triangle as wide as it was asked for."""
     scene = View()
-    Place(scene, 10.0, 0.0, 2.0).ridge(0, 0, 0, 4.0, 6.0, 1.5, Material(), "house")
-    Place(scene, 30.0, 0.0, -9.0).lean(0, 0, 0, 2.0, 40.0, 30.0, 6.0, Material(), "wall")
+    Place(scene, 10.0, 0.0, 2.0).ridge((0, 0, 0), (4.0, 6.0, 1.5), Material(), "house")
+    Place(scene, 30.0, 0.0, -9.0).lean((0, 0, 0), (2.0, 40.0, 30.0), 6.0, Material(), "wall")
     scene.lights.append(Light((0.0, 0.0, 0.0), (1.0,) * 3))
     camera = pose((0.0, 0.0, 2.0), 0.0, 0.0, 0.0)
     k = (400.0, 400.0, 127.5, 63.5)
@@ -255,13 +257,13 @@ def test_houses_and_trees_have_their_sizes():
 
 def extent(scene):
     """Lower and upper corner of what bounds a scene's solids."""
-    row = torch.tensor(scene.geometry).double()
-    reach = row[:, 12:21].reshape(-1, 3, 3)
+    centre = torch.tensor([solid.centre for solid in scene.solids]).double()
+    axes = torch.tensor([s.geometry[GEOMETRY.axes] for s in scene.solids]).double()
+    axes = axes.reshape(-1, 3, 3)
     # A rounded thing's extent along an axis is at most that of its axes together.
-    reach = torch.where(
-        (torch.tensor(scene.kind) == 3)[:, None], reach.norm(dim=2), reach.abs().sum(2)
-    )
-    return (row[:, 9:12] - reach).amin(0).tolist(), (row[:, 9:12] + reach).amax(0).tolist()
+    is_ball = torch.tensor([solid.kind == ELLIPSOID for solid in scene.solids])
+    reach = torch.where(is_ball[:, None], axes.norm(dim=2), axes.abs().sum(2))
+    return (centre - reach).amin(0).tolist(), (centre + reach).amax(0).tolist()
 
 
 def test_the_sun_casts_shadows_where_it_should():
@@ -272,9 +274,9 @@ def test_the_sun_casts_shadows_where_it_should():
         scene = View(ambient_up=(0.1,) * 3, ambient_down=(0.1,) * 3)
         scene.lights += sunlight((0.0, 0.5**0.5, 0.5**0.5), (1.0,) * 3)  # from the left (+y)
         base = Place(scene, 0, 0)
-        base.box(50, 0, -1, 200, 200, 1, Material(), "road", casts=False)
+        base.box((50, 0, -1), (200, 200, 1), Material(), "road", casts=False)
         if with_wall:
-            base.box(x, 0, 0, 4.0, 1.0, 4.0, Material(), "pole")
+            base.box((x, 0, 0), (4.0, 1.0, 4.0), Material(), "pole")
         k = (150.0, 150.0, 103.5, 10.0)
         out = render(
             [scene], [[Camera(*pose((0.0, 0.0, 6.0), 0.0, 0.0, 0.0), k)]], (128, 208), far=500.0,
