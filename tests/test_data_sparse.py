@@ -124,3 +124,17 @@ def test_load_dataset_draws_anew_in_training_alone():
 
     twice = load_dataset("rooms", "val", augment=doubled, **size)
     assert torch.equal(twice[0]["sparse_depth"], 2 * val[0]["sparse_depth"])
+
+
+def test_a_pair_of_numbers_draws_each_images_density():
+    data = SparseSamples(items(60, (40, 40)), (10, 400), seed=3)
+    counts = torch.tensor([(item["sparse_depth"] > 0).sum().item() for item in data])
+    assert counts.min() < 30 and counts.max() > 200
+    assert 30 < counts.float().median() < 130  # evenly on a logarithmic scale: about 63
+    assert torch.equal(data[7]["sparse_depth"], data[7]["sparse_depth"])
+
+
+@pytest.mark.parametrize("pair", [(0, 5), (5, 2), (1, 2, 3), (1.0, 2), [True, 2]])
+def test_a_pair_that_is_none_is_refused(pair):
+    with pytest.raises(ValueError, match="pair"):
+        SparseSamples(items(), pair)

@@ -55,7 +55,7 @@ def load_dataset(
     size: tuple[int, int] | None = None,
     limit: int | None = None,
     augment: str | Callable[[dict], dict] | None = None,
-    sparse_samples: int | None = None,
+    sparse_samples: int | tuple[int, int] | None = None,
     hints: bool | tuple[int, int] = False,
     cache: bool = True,
     **options,
