@@ -62,8 +62,8 @@ def refusals(
     try:
         yield
     except Exception as error:
-        said = re.search(r"\(os error (\d+)\)", str(error))  # safetensors', which hides the kind
-        number = getattr(error, "errno", None) or (int(said[1]) if said else None)
+        said = re.search(r"os error (\d+)|Os { code: (\d+)", str(error))  # safetensors' ways
+        number = getattr(error, "errno", None) or (int(said[1] or said[2]) if said else None)
         if number is None or (only is not None and number not in only):
             raise
         why = getattr(error, "strerror", None) or os.strerror(number)

@@ -112,7 +112,9 @@ def test_splits_by_folders(tmp_path):
         load(tmp_path, "val")
 
 
-@settings(max_examples=10, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(nested=st.booleans(), count=st.integers(3, 30))
 def test_splits_by_names(tmp_path_factory, nested, count):
     root = tmp_path_factory.mktemp("own")
