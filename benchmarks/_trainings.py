@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -75,7 +76,7 @@ def about(job: Job, sets: dict) -> dict:
     """What every result says of itself."""
     return {
         "group": job.group,
-        "config": job.config.identity(),
+        "config": job.config.settings(),
         "test": f"{sets['test'].name}, {len(sets['test'])} images",
         "train_images": len(sets["train"]),
         "definition": "paper",
@@ -113,7 +114,9 @@ class Study:
         path, committed = RESULTS / f"{self.name}.json", {}
         if path.is_file():
             for row in json.loads(path.read_text())["rows"]:
-                committed[self._key(row["group"], TrainConfig.from_dict(row["config"]))] = row
+                with suppress(ValueError):  # an option that is no more: the row is history
+                    config = TrainConfig.from_dict(row["config"])
+                    committed[self._key(row["group"], config)] = row
         found = []
         for job in self.jobs:
             path, key = self.folder(job) / "result.json", self._key(job.group, job.config)

@@ -33,7 +33,7 @@ NOTEBOOK = ("dec_3", "enc_4")  # what the METER notebook regularised
 SETS = (DECODER, ("dec_3",), NOTEBOOK)
 LARGE, MIDDLE, SMALL = (192, 256), (128, 192), (64, 128)
 # Of the loss; the first is what the other groups have.
-OPTIONS = ({}, {"imde_warmup": 0.0}, {"imde_coverage": True}, {"imde_ema": 0.9})
+OPTIONS = ({}, {"imde_warmup": 0.0})
 
 
 def rooms(size, images, **settings) -> TrainConfig:
@@ -184,12 +184,7 @@ def table() -> pd.DataFrame:
 
 
 def _option(config: TrainConfig) -> str:
-    names = [
-        "warm-up" if config.imde_warmup else "",
-        "coverage" if config.imde_coverage else "",
-        f"ema {config.imde_ema:g}" if config.imde_ema else "",
-    ]
-    return ", ".join(filter(None, names)) or "none"
+    return "warm-up" if config.imde_warmup else "none"
 
 
 def _mean(layers, key: str) -> float:

@@ -43,6 +43,7 @@ _HOME = {
     "TrainConfig": "training",
     "fit": "training",
     "launch": "training",
+    "train_runs": "training",
     "about": "environment",
     "check_environment": "checkup",
     "amp_dtype": "environment",

@@ -1,4 +1,4 @@
-"""Work shared by the processes of ``torch.distributed``, as `accelerate launch` starts them."""
+"""Work shared by the processes of `torch.distributed`, as `accelerate launch` starts them."""
 
 from __future__ import annotations
 
@@ -15,13 +15,10 @@ Key = TypeVar("Key", bound=Hashable)
 
 
 def rank_and_world(distributed: bool | None = None) -> tuple[int, int]:
-    """This process's number and how many there are; (0, 1) without ``torch.distributed``.
+    """This process's number and how many there are; (0, 1) without `torch.distributed`.
 
     Args:
         distributed: None = share where it is initialised, False = never, True = it must be.
-
-    Raises:
-        ValueError: ``distributed=True`` without an initialised ``torch.distributed``.
     """
     dist = torch.distributed
     ready = dist.is_available() and dist.is_initialized()
@@ -71,7 +68,7 @@ def add_in_order(
     Args:
         work: task → its parts, which may have different keys.
         tasks: the same in every process; process r does tasks r, r + world, …
-        distributed: see :func:`rank_and_world`.
+        distributed: see `rank_and_world`.
         desc: title of a progress bar over the rounds, in process 0; None = no bar.
 
     Returns:

@@ -164,15 +164,6 @@ class SelectivityLoss:
         bins_range: (alpha, beta) in metres, or a data set's name.
         method: `"assign"` or `"reg"`.
         definition: `"paper"` or `"reference"` (see the module).
-        ema: ρ in [0, 1); 0 = off. The average response of a bin is that of an exponential moving
-            average of sums and counts: `S ← ρ S + s` and `N ← ρ N + n` where the batch has
-            pixels of the bin; where it has none, S and N stay, so an absent bin keeps its last
-            estimate. The gradient is that of the batch's own part, times the weight of all batches
-            in that average (1 at first, 1 / (1 − ρ) in the end), so that imde_alpha means the same
-            as without.
-        coverage: weigh bins by their pixels. "The others" of a unit become the pixel-weighted mean
-            of the other bins, and units count by the pixels of their own bin. A bin with a handful
-            of pixels then says little, where the paper gives it the same say as all others.
         distributed: None = where `torch.distributed` is initialised.
     """
 
@@ -182,21 +173,14 @@ class SelectivityLoss:
         method: str = "assign",
         definition: str = "paper",
         *,
-        ema: float = 0.0,
-        coverage: bool = False,
         distributed: bool | None = None,
     ):
         if method not in METHODS:
             raise ValueError(f"Unknown method {method!r}. Known: {', '.join(METHODS)}.")
-        if not 0 <= ema < 1:
-            raise ValueError(f"ema must be from 0 (off) to below 1; got {ema!r}.")
         self.range = depth_range(bins_range)
         self.method = method
         self.definition = check_definition(definition)
-        self.ema, self.coverage, self.distributed = ema, coverage, distributed
-        #: By layer: moving sums (K, N_b) and counts (N_b,), and the weight (N_b,) of the batches in
-        #: them; to be saved with a checkpoint.
-        self.state: dict[str, tuple[Tensor, Tensor, Tensor]] = {}
+        self.distributed = distributed
 
     def __call__(self, acts: Mapping[str, Tensor], depth: Tensor) -> Tensor:
         """Scalar float32, larger = more selective.
@@ -226,7 +210,7 @@ class SelectivityLoss:
         return pooled
 
     def terms(self, pooled: Mapping[str, tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
-        """What `layers` returns, from what `pool` returned. Updates `state`."""
+        """What `layers` returns, from what `pool` returned."""
         return {name: self._mean(name, *parts).float() for name, parts in pooled.items()}
 
     def _mean(self, name: str, sums: Tensor, counts: Tensor) -> Tensor:
@@ -235,46 +219,15 @@ class SelectivityLoss:
                 f"No pixel of the batch has a depth within {self.range} metres, so layer {name!r} "
                 "has no selectivity. Leave such images out, or give the range of the data set."
             )
-        if self.ema:
-            sums, counts = self._carried(name, sums, counts)
         response = mean_response(sums, counts)
         target = None
         if self.method == "assign":
             target = assigned_bins(*response.shape).to(response.device)
-        if self.coverage:
-            return _weighted_selectivity(response, counts, target)
         values = depth_selectivity(response, counts, target, self.definition)
         if self.definition == "reference":
             return values.mean()
         present = ~values.detach().isnan()  # absent units are left out, and have no gradient
         return torch.where(present, values, 0).sum() / present.sum().clamp(min=1)
-
-    def _carried(self, name: str, sums: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
-        """The moving statistics with this batch in them; only the batch's part has a gradient."""
-        own, weight = sums.detach(), (counts > 0).to(counts)
-        if name in self.state:
-            former_sums, former_counts, former_weight = self.state[name]
-            present = counts > 0
-            keep = torch.where(present, self.ema, 1.0)
-            own, counts = own + keep * former_sums, counts + keep * former_counts
-            weight = torch.where(present, 1 + self.ema * former_weight, former_weight)
-        self.state[name] = own, counts, weight
-        return own + weight * (sums - sums.detach()), counts
-
-
-def _weighted_selectivity(response: Tensor, counts: Tensor, target: Tensor | None) -> Tensor:
-    """Mean selectivity of a layer, bins and units weighted by pixels: `coverage=True`."""
-    magnitude = response.abs()  # an empty bin has the weight 0 below
-    share = counts / counts.sum()
-    if target is None:
-        target = torch.where(counts > 0, magnitude.detach(), -1).argmax(1)
-    chosen, own = magnitude.gather(1, target[:, None])[:, 0], share[target]
-    others = (1 - own).clamp(min=EPS)
-    rest = ((magnitude * share).sum(1) - chosen * own) / others
-    selectivity = (chosen - rest) / (chosen + rest + EPS)
-    # A unit whose bin fills the whole batch has nothing to be compared with.
-    weight = own * (own < 1)
-    return (selectivity * weight).sum() / weight.sum().clamp(min=EPS)
 
 
 # ------------------------------ who answers for which depth, equation 6

@@ -38,6 +38,9 @@ NO_MATCH = -1
 GRAFT_RATIOS = (0.0, 0.2, 0.4, 0.6, 0.8)
 SAME_CAMERA = 0.05  # how far focal length and baseline of grafted items may differ, as a share
 
+# How far the baseline of a pair may be from the network's, as a share of it: KITTI's cameras are
+# 0.5327 to 0.537 m apart, and the publication's 5.4 takes them for 0.54.
+SAME_BASELINE = 0.02
 
 # ---- geometry -----------------------------------------------------------------------------
 
@@ -340,6 +343,50 @@ def check_pair(
         )
     if torch.equal(left, right):
         raise ValueError(f"Both pictures of {name} are the same: there is no disparity in them.")
+
+
+def check_pairs(name: str, dataset, model, *, hints: bool) -> None:
+    """Refuse a data set whose first item is no pair for this network.
+
+    Args:
+        name: of the set, for messages.
+        hints: whether its items need a `hint`.
+    """
+    item = dataset[0]
+    wanted = ("right", "intrinsics", "baseline", *(("hint",) if hints else ()))
+    if missing := [key for key in wanted if key not in item]:
+        remedy = (
+            "Give load_dataset hints=True, or the config stereo={'hints': False}."
+            if missing == ["hint"]
+            else "Load 'rooms' or 'streets' with baseline=…, 'kitti' with right=True."
+        )
+        raise ValueError(
+            f"Pairs need image, {', '.join(wanted)}; items of the {name} set lack "
+            f"{', '.join(missing)}, they have {', '.join(item)}. {remedy}"
+        )
+    check_pair(
+        item["image"],
+        item["right"],
+        focal=float(item["intrinsics"][0, 0]),
+        baseline=float(item["baseline"]),
+        hint=item["hint"] if hints else None,
+        name=f"{item.get('name', 'item 0')} of the {name} set",
+    )
+    check_baseline(torch.tensor([float(item["baseline"])]), model)
+
+
+def check_baseline(baselines: Tensor, model) -> None:
+    """Refuse pairs that would teach the network another scale than it has."""
+    own = getattr(model, "options", {}).get("baseline")
+    if own is None:
+        return
+    wrong = (baselines.abs() - own).abs() > SAME_BASELINE * own
+    if wrong.any():
+        found = baselines[wrong][0].abs().item()
+        raise ValueError(
+            f"The network takes the cameras to be {own:g} m apart, but those of these pairs are "
+            f"{found:.4g} m apart: its metres would be wrong. Build it with baseline={found:.4g}."
+        )
 
 
 def _check_pictures(left: Tensor, right: Tensor, name: str = "this pair") -> None:

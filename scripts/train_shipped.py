@@ -108,7 +108,8 @@ def is_done(name: str) -> bool:
         }
     stages = [config_of(name, stage) for stage in range(len(NETWORKS[name]))]
     wanted = {stage.dataset: RENDERER[stage.dataset] for stage in stages}
-    same = about.get("stages") == [stage.identity() for stage in stages]
+    before = [TrainConfig.from_dict(stage) for stage in about.get("stages", [])]
+    same = [stage.identity() for stage in before] == [stage.identity() for stage in stages]
     return same and about.get("renderer") == wanted
 
 
@@ -176,8 +177,8 @@ def ship(
     seen = dissect(model, test, list(model.taps))
     size = "x".join(map(str, last.data_options["size"]))
     about = {
-        "config": last.identity(),
-        "stages": [stage.identity() for stage in stages],
+        "config": last.settings(),
+        "stages": [stage.settings() for stage in stages],
         "renderer": {last.dataset: RENDERER[last.dataset]},
         "test": {
             "data": f"{test.name}, {len(test)} images, {size}",

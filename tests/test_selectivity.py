@@ -427,9 +427,6 @@ def stripe(*bins, values=None, units=4):
     return {"x": activation.requires_grad_()}, depth[None, None, None].expand(-1, -1, 3, -1)
 
 
-OPTIONS = [{"ema": ema, "coverage": coverage} for ema in (0.0, 0.6) for coverage in (False, True)]
-
-
 def value_and_gradient(loss, acts, depth):
     value = loss(acts, depth)
     (gradient,) = torch.autograd.grad(value, acts["x"])
@@ -438,12 +435,11 @@ def value_and_gradient(loss, acts, depth):
 
 @pytest.mark.parametrize("method", ["assign", "reg"])
 @pytest.mark.parametrize("definition", ["paper", "reference"])
-def test_switched_off_the_options_change_nothing(method, definition):
+def test_the_loss_is_the_selectivity_of_the_batch(method, definition):
     acts, depth = stripe(0, 0, 1, 3)
     value, gradient = value_and_gradient(SelectivityLoss(NYU, method, definition), acts, depth)
-    off = SelectivityLoss(NYU, method, definition, ema=0.0, coverage=False, distributed=False)
-    assert off.state == {}
-    again, same = value_and_gradient(off, acts, depth)
+    alone = SelectivityLoss(NYU, method, definition, distributed=False)
+    again, same = value_and_gradient(alone, acts, depth)
     assert value == again and torch.equal(gradient, same)
     sums, counts = pool_by_bin(acts["x"].detach(), layer_bins(4, NYU).discretize(depth), 4)
     target = assigned_bins(4, 4) if method == "assign" else None
@@ -452,158 +448,29 @@ def test_switched_off_the_options_change_nothing(method, definition):
 
 
 @pytest.mark.parametrize("method", ["assign", "reg"])
-@pytest.mark.parametrize("options", OPTIONS[2:])
-def test_carried_over_equal_batches_the_loss_is_the_plain_one(method, options):
-    acts, depth = stripe(0, 0, 1, 3, 3, 3)
-    plain = SelectivityLoss(NYU, method, coverage=options["coverage"])
-    expected, gradient = value_and_gradient(plain, acts, depth)
-    carried = SelectivityLoss(NYU, method, **options)
-    for _ in range(40):
-        value, found = value_and_gradient(carried, acts, depth)
-        assert value == pytest.approx(expected, rel=1e-6)
-    torch.testing.assert_close(found, gradient, rtol=1e-5, atol=1e-8)
-
-
-def test_an_absent_bin_keeps_its_last_estimate():
-    """Two units and bins. Only the near bin is seen again, with another response."""
-    loss = SelectivityLoss(NYU, ema=0.5)
-    loss(*stripe(0, 0, 1, values=[[2, 4, 1], [1, 1, 5]], units=2))
-    sums, counts, weight = loss.state["x"]
-    assert weight.tolist() == [1, 1]
-    assert sums.tolist() == [[18, 3], [6, 15]] and counts.tolist() == [6, 3]
-    acts, depth = stripe(0, values=[[7], [3]], units=2)
-    value, gradient = value_and_gradient(loss, acts, depth)
-    sums, counts, weight = loss.state["x"]
-    assert weight.tolist() == [1 + 1 / 2, 1]
-    assert sums.tolist() == [[18 / 2 + 21, 3], [6 / 2 + 9, 15]]
-    assert counts.tolist() == [6 / 2 + 3, 3]
-    assert not sums.requires_grad
-    near, far = (30 / 6, 12 / 6), (3 / 3, 15 / 3)
-    expected = (
-        (near[0] - far[0]) / (near[0] + far[0]) + (far[1] - near[1]) / (far[1] + near[1])
-    ) / 2
-    assert value == pytest.approx(expected)
-    # d/dn (n - f) / (n + f) = 2 f / (n + f)²; times 1 / count, and the weight.
-    slope = [2 * far[0] / 6**2, -2 * far[1] / 7**2]
-    for unit in (0, 1):
-        each = slope[unit] / 2 / 6 * 1.5
-        assert gradient[0, unit].flatten().tolist() == pytest.approx([each] * 3)
-
-
-def test_a_bin_that_was_never_seen_is_absent():
-    loss = SelectivityLoss(NYU, ema=0.5)
-    for _ in range(2):
-        acts, depth = stripe(0, 1)
-        _, gradient = value_and_gradient(loss, acts, depth)
-        assert (gradient.abs().sum((0, 2, 3)) > 0).tolist() == [True, True, False, False]
-
-
-@pytest.mark.parametrize("options", OPTIONS[2:])
-def test_carried_statistics_can_be_saved_and_put_back(options, tmp_path):
-    batches = [stripe(0, 1, 2), stripe(1, 3, 3), stripe(0, 2, 3)]
-    whole = SelectivityLoss(NYU, **options)
-    expected = [value_and_gradient(whole, *batch) for batch in batches]
-    first, second = (SelectivityLoss(NYU, **options) for _ in range(2))
-    for batch in batches[:2]:
-        first(*batch)
-    torch.save(first.state, tmp_path / "state.pt")
-    second.state = torch.load(tmp_path / "state.pt", weights_only=True)
-    value, gradient = value_and_gradient(second, *batches[2])
-    assert value == expected[2][0] and torch.equal(gradient, expected[2][1])
-
-
-def test_a_bin_that_is_first_seen_late_weighs_as_a_first_one():
-    loss = SelectivityLoss(NYU, ema=0.9)
-    loss(*stripe(1, 2))
-    loss(*stripe(0, 1, 2))
-    assert loss.state["x"][2].tolist() == pytest.approx([1, 1.9, 1.9, 0])
-
-
-def test_pooling_does_not_touch_the_carried_statistics():
-    loss = SelectivityLoss(NYU, ema=0.5)
-    pooled = loss.pool(*stripe(0, 1))
-    assert loss.state == {}
-    loss.terms(pooled)
-    assert set(loss.state) == {"x"}
-
-
-def test_coverage_weighs_bins_and_units_by_pixels():
-    """By hand: 4, 3, 1 and 0 of 8 columns."""
-    values = torch.zeros(4, 8)
-    of_bin = torch.tensor([[6.0, 2, 1, 0], [3, 5, 0, 0], [1, 1, 9, 0], [1, 2, 3, 4]])
-    columns = [0, 0, 0, 0, 1, 1, 1, 2]
-    for column, b in enumerate(columns):
-        values[:, column] = of_bin[:, b]
-    rest = [(3 * 2 + 1 * 1) / 4, (4 * 3 + 1 * 0) / 5, (4 * 1 + 3 * 1) / 7]
-    units = [(c - r) / (c + r) for c, r in zip((6, 5, 9), rest, strict=True)]
-    expected = (4 * units[0] + 3 * units[1] + 1 * units[2]) / 8
-    found = SelectivityLoss(NYU, coverage=True)(*stripe(*columns, values=values))
-    assert found.item() == pytest.approx(expected)
-    # Left to choose, the last unit takes bin 2, which weighs 1 of 8.
-    last = (3 - (4 * 1 + 3 * 2) / 7) / (3 + (4 * 1 + 3 * 2) / 7)
-    expected = (4 * units[0] + 3 * units[1] + units[2] + last) / (4 + 3 + 1 + 1)
-    found = SelectivityLoss(NYU, "reg", coverage=True)(*stripe(*columns, values=values))
-    assert found.item() == pytest.approx(expected)
-
-
-@pytest.mark.parametrize("method", ["assign", "reg"])
-def test_coverage_of_evenly_filled_bins_is_the_paper(method):
-    acts, depth = stripe(0, 1, 2, 3)
-    expected, gradient = value_and_gradient(SelectivityLoss(NYU, method), acts, depth)
-    loss = SelectivityLoss(NYU, method, coverage=True)
-    value, found = value_and_gradient(loss, acts, depth)
-    assert value == pytest.approx(expected, rel=1e-6)
-    torch.testing.assert_close(found, gradient, rtol=1e-5, atol=1e-8)
-
-
-def test_coverage_hardly_minds_a_bin_with_a_handful_of_pixels():
-    """A unit that is selective for the near bin, and for nothing in 1 of 200 pixels."""
-    columns, values = [0] * 99 + [1] * 100 + [2], torch.zeros(4, 200)
-    values[0, :99] = values[1, 99:199] = 1
-    few, none = (
-        [
-            SelectivityLoss(NYU, coverage=c)(*stripe(*columns[:n], values=values[:, :n])).item()
-            for c in (False, True)
-        ]
-        for n in (200, 199)
-    )
-    assert few[1] == pytest.approx(none[1], abs=0.02)
-    assert few[0] < none[0] - 0.3  # unit 2 counts as much as the others
-
-
-@pytest.mark.parametrize("options", OPTIONS)
-@pytest.mark.parametrize("method", ["assign", "reg"])
-def test_one_bin_alone_gives_no_selectivity_and_no_gradient(options, method):
-    loss = SelectivityLoss(NYU, method, **options)
-    for _ in range(2):
-        value, gradient = value_and_gradient(loss, *stripe(2, 2))
-        assert value == 0 and not gradient.any()
+def test_one_bin_alone_gives_no_selectivity_and_no_gradient(method):
+    value, gradient = value_and_gradient(SelectivityLoss(NYU, method), *stripe(2, 2))
+    assert value == 0 and not gradient.any()
 
 
 @settings(deadline=None, max_examples=60)
 @given(
     st.sampled_from(["assign", "reg"]),
-    st.sampled_from(OPTIONS),
-    st.lists(st.lists(st.integers(0, 3), min_size=1, max_size=12), min_size=1, max_size=3),
+    st.lists(st.integers(0, 3), min_size=1, max_size=12),
     st.floats(1e-3, 1e3),
     st.integers(0, 2**31),
 )
-def test_with_options_it_is_bounded_and_free_of_scale(method, options, batches, scale, seed):
-    """Whichever bins the batches of a stream cover."""
+def test_it_is_bounded_and_free_of_scale(method, bins, scale, seed):
+    """Whichever bins the batch covers."""
     torch.manual_seed(seed)
-    losses = [SelectivityLoss(NYU, method, **options) for _ in range(2)]
-    for bins in batches:
-        acts, depth = stripe(*bins, values=torch.randn(4, len(bins)))
-        value, gradient = value_and_gradient(losses[0], acts, depth)
-        assert -1 - 1e-6 <= value <= 1 + 1e-6 and gradient.isfinite().all()
-        assert method == "assign" or value >= -1e-6
-        scaled = losses[1]({"x": acts["x"] * -scale}, depth).item()
-        assert scaled == pytest.approx(value, abs=1e-4)
+    loss = SelectivityLoss(NYU, method)
+    acts, depth = stripe(*bins, values=torch.randn(4, len(bins)))
+    value, gradient = value_and_gradient(loss, acts, depth)
+    assert -1 - 1e-6 <= value <= 1 + 1e-6 and gradient.isfinite().all()
+    assert method == "assign" or value >= -1e-6
+    assert loss({"x": acts["x"] * -scale}, depth).item() == pytest.approx(value, abs=1e-4)
 
 
 def test_bad_options():
-    for ema in (-0.1, 1, 1.5, math.nan):
-        with pytest.raises(ValueError, match=r"ema must be from 0 \(off\) to below 1"):
-            SelectivityLoss(NYU, ema=ema)
     with pytest.raises(ValueError, match="distributed=True needs an initialised"):
         SelectivityLoss(NYU, distributed=True)(*stripe(0, 1))

@@ -18,9 +18,11 @@ from mde_utils.activations import tap
 from mde_utils.checkpoints import load_weights, read_metadata
 from mde_utils.evaluation import evaluate
 from mde_utils.losses import balanced_loss
+from mde_utils.models import build_model
 from mde_utils.selectivity import SelectivityLoss, layer_bins
-from mde_utils.training import TrainConfig, fit
-from mde_utils.training.loop import _optimiser
+from mde_utils.training import LOSSES, TrainConfig, fit
+from mde_utils.training.runs import BEST
+from mde_utils.training.step import make_optimiser
 
 one_thread = pytest.fixture(autouse=True)(toys.one_thread)
 
@@ -56,12 +58,12 @@ def test_a_run_learns_and_leaves_a_folder(config, tmp_path):
         "tensorboard",
     }
     pd.testing.assert_frame_equal(pd.read_csv(history.run_dir / "history.csv"), frame)
-    assert TrainConfig.load(history.run_dir / "config.json") == config
+    assert TrainConfig.load(history.run_dir / "config.json") == replace(config, model="Net")
     assert history.best_epoch == frame.epoch[frame.val_d1.idxmax()]
     best = net(5)
-    load_weights(best, history.best_weights)
+    load_weights(best, history.run_dir / BEST)
     torch.testing.assert_close(best.state_dict(), model.state_dict())
-    metadata = read_metadata(history.best_weights)
+    metadata = read_metadata(history.run_dir / BEST)
     assert metadata["config"]["learning_rate"] == 0.03
     assert metadata["metrics"]["val_d1"] == history.best["val_d1"]
 
@@ -88,14 +90,14 @@ def test_decay_of_a_part_of_the_network_alone():
     trained = [name for name, p in model.named_parameters() if p.requires_grad]
     for prefix, decaying in (("", trained), ("deep.", ["deep.0.weight", "deep.1.weight"])):
         config = TrainConfig(decay_prefix=prefix, weight_decay=0.3, adam_epsilon=1e-3)
-        groups = _optimiser(model, config).param_groups
+        groups = make_optimiser(model, config).param_groups
         found = [[names[id(p)] for p in group["params"]] for group in groups]
         others = [name for name in trained if not name.startswith(prefix)]
         assert sorted(sum(found, [])) == sorted(trained)  # nothing frozen, nothing twice
         assert set(found[0]) >= set(decaying) and found[1:] == [others] * bool(prefix)
         assert [group["weight_decay"] for group in groups] == [0.3, 0.0][: len(groups)]
         assert {group["eps"] for group in groups} == {1e-3}
-    group = _optimiser(model, TrainConfig(optimizer="sgd", learning_rate=0.5)).param_groups[0]
+    group = make_optimiser(model, TrainConfig(optimizer="sgd", learning_rate=0.5)).param_groups[0]
     assert (group["lr"], group["momentum"], group["nesterov"]) == (0.5, 0.9, True)
 
 
@@ -167,13 +169,14 @@ OF_A_LAYER = (
 OF_DEPTH = "d1 d2 d3 d1.02 d1.05 d1.10 rms rms_log rel sq_rel log10 n".split()
 
 
+@pytest.mark.filterwarnings("ignore:The selectivity term is too weak")
 @pytest.mark.parametrize(
     "changes",
     [
         {},
         {"neuron_selective": True},
-        {"neuron_selective": True, "imde_ema": 0.9, "imde_coverage": True, "method": "reg"},
-        {"definition": "reference", "imde_ema": 0.9},
+        {"neuron_selective": True, "method": "reg"},
+        {"definition": "reference"},
     ],
 )
 def test_every_run_has_the_same_columns(config, changes):
@@ -422,6 +425,9 @@ class Poisoned(Net):
         return Poison.apply(super().forward(image), bool(self.training and black))
 
 
+Poisoned.__name__ = "Net"  # to its run it is the same network
+
+
 @pytest.fixture
 def started(config, tmp_path):
     """A config of which one epoch has been trained, with 5 steps of 2 images; and their order."""
@@ -461,7 +467,7 @@ def test_a_step_that_breaks_the_weights_is_blamed_and_never_saved(started, step,
     config = replace(config, save_minutes=save_minutes)
     bad = with_image(batches[step][1], torch.zeros_like)
     names = ", ".join(f"i{i}" for i in batches[step])
-    message = f"weights are not finite since the step in epoch 1 at the images {names}. The last"
+    message = f"weights are not finite since the step in epoch 1, at the images {names}. The last"
     with pytest.raises(FloatingPointError, match=message):
         fit(net(kind=Poisoned), bad, VAL, config)
     folder = Path(config.run_dir)
@@ -531,6 +537,28 @@ def test_optimizers_differ_in_what_weight_decay_is(config, recwarn):
         ends[optimizer] = model.idle.item()
     assert ends["adamw"] == pytest.approx(2 * (1 - 0.01 * 0.1))
     assert ends["adam"] == pytest.approx(2 - 0.01, abs=1e-4)
+
+
+def test_meters_loss_for_rooms_is_not_for_streets(config):
+    far = [{**item, "depth": item["depth"] * 7} for item in TRAIN]
+    model = net()
+    model.depth_range = (3.0, 80.0)
+    with pytest.raises(ValueError, match="'balanced'.* 10 m.* 80 m.*'balanced_kitti'"):
+        fit(model, far, far, config)
+    frame = fit(model, far, far, replace(config, depth_loss="balanced_kitti", num_epochs=1)).frame
+    assert frame.depth_loss.notna().all()
+    pred, target = far[0]["depth"][None], far[1]["depth"][None]
+    found = LOSSES["balanced_kitti"](pred, target)  # in decimetres, as METER's KITTI weights
+    assert found.item() == pytest.approx(balanced_loss(pred, target, units_per_metre=10).item())
+
+
+def test_what_is_recorded_is_what_is_trained(config, tmp_path):
+    """A network of the suite by the name that the config must have; another one by its class."""
+    history = fit(net(), TRAIN, VAL, replace(config, num_epochs=1, run_dir=str(tmp_path)))
+    assert history.config.model == TrainConfig.load(tmp_path / "config.json").model == "Net"
+    model = build_model("meter_xxs")
+    with pytest.raises(ValueError, match="model='mff_resnet50'.*is 'meter_xxs'.*model='meter_xxs'"):
+        fit(model, TRAIN, VAL, replace(config, model="mff_resnet50", cfg_layers=()))
 
 
 def test_best_by_rms(config):
@@ -648,7 +676,7 @@ def test_the_callback_sees_every_epoch(config, tmp_path):
 
 def test_half_precision_scales_gradients_and_goes_on(config, tmp_path, monkeypatch, recwarn):
     """As on a GPU that has float16 alone. The first steps only find the scale."""
-    monkeypatch.setattr("mde_utils.training.loop.amp_dtype", lambda device: torch.float16)
+    monkeypatch.setattr("mde_utils.training.step.amp_dtype", lambda device: torch.float16)
     config = replace(config, neuron_selective=True, imde_alpha=-1.0)
     whole, parts = (replace(config, run_dir=str(tmp_path / name)) for name in ("a", "b"))
     frame = fit(net(), TRAIN, VAL, whole).frame

@@ -35,7 +35,7 @@ from mde_utils.training.runs import BEST, HISTORY, LAST, PREVIOUS
 
 one_thread = pytest.fixture(autouse=True)(toys.one_thread)
 
-# Carried statistics, a moving weight, three generators in the data and in the network.
+# A moving weight, three generators in the data and in the network.
 CONFIG = TrainConfig(
     cfg_layers=["wide"],
     num_epochs=3,
@@ -44,9 +44,7 @@ CONFIG = TrainConfig(
     schedule="cosine",
     neuron_selective=True,
     imde_alpha=-1.0,
-    imde_ema=0.5,
     imde_warmup=1.5,
-    imde_coverage=True,
     save_minutes=1e-9,  # after every step
 )
 STEPS = 9
@@ -220,7 +218,7 @@ def test_a_run_that_was_stopped_has_the_weights_of_its_best_epoch_so_far(tmp_pat
     history = fit(model, RandomItems(TRAIN), VAL, config)
     assert not history.finished and history.best_epoch == 1
     assert history.best["val_d1"] == history.frame.val_d1[0]
-    assert_same(dict(model.state_dict()), load_file(history.best_weights))
+    assert_same(dict(model.state_dict()), load_file(tmp_path / BEST))
 
 
 def test_the_number_of_workers_changes_nothing(whole, tmp_path):

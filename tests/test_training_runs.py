@@ -1,8 +1,13 @@
 """What a run's folder survives: damaged checkpoints, foreign files, a full disk."""
 
+import json
 import os
 import pickle
+import re
 import resource
+import shutil
+import socket
+import time
 from dataclasses import replace
 
 import pandas as pd
@@ -10,16 +15,32 @@ import pytest
 import torch
 import toys
 from torch.utils.tensorboard import SummaryWriter
-from toys import TIMES, TRAIN, VAL, assert_same, in_child, net
+from toys import TIMES, TRAIN, VAL, assert_same, finish, in_child, net, start
 
 from mde_utils.checkpoints import save_weights
 from mde_utils.training import TrainConfig, fit
-from mde_utils.training.runs import BEST, CONFIG, CURVES, HISTORY, LAST, PREVIOUS, RunFolder
+from mde_utils.training.runs import (
+    BEST,
+    CONFIG,
+    CURVES,
+    HISTORY,
+    LAST,
+    LOCK,
+    OWNER,
+    PREVIOUS,
+    RunFolder,
+    held,
+)
 
 one_thread = pytest.fixture(autouse=True)(toys.one_thread)
 
 CONFIG_A = TrainConfig(
-    cfg_layers=["wide"], num_epochs=3, batch_size=5, learning_rate=0.03, save_minutes=1e-9
+    model="Net",
+    cfg_layers=["wide"],
+    num_epochs=3,
+    batch_size=5,
+    learning_rate=0.03,
+    save_minutes=1e-9,
 )
 
 
@@ -37,6 +58,13 @@ def folder(tmp_path):
     return folder
 
 
+def read(path):
+    """A checkpoint without the config that it is of."""
+    found = torch.load(path, weights_only=True)
+    assert found.pop("config") == CONFIG_A.settings()
+    return found
+
+
 def contents(folder):
     return {p.name: p.read_bytes() for p in folder.path.rglob("*") if p.is_file()}
 
@@ -48,8 +76,7 @@ def test_the_last_two_checkpoints_are_kept(folder):
     for number in (3, 4):
         folder.save(state(number))
         assert_same(folder.load(), state(number))
-        former = torch.load(folder.path / PREVIOUS, weights_only=True)
-        assert_same(former, state(number - 1))
+        assert_same(read(folder.path / PREVIOUS), state(number - 1))
     assert {p.name for p in folder.path.iterdir()} == {CONFIG, LAST, PREVIOUS}
 
 
@@ -85,9 +112,9 @@ def test_a_damaged_checkpoint_is_passed_over(folder, how):
     # Its place is taken, not that of the one that can be read.
     folder.save(state(5))
     assert_same(folder.load(), state(5))
-    assert_same(torch.load(folder.path / PREVIOUS, weights_only=True), state(1))
+    assert_same(read(folder.path / PREVIOUS), state(1))
     folder.save(state(6))
-    assert_same(torch.load(folder.path / PREVIOUS, weights_only=True), state(5))
+    assert_same(read(folder.path / PREVIOUS), state(5))
 
 
 @pytest.mark.parametrize("content", [{"weights": 1}, ["text"], {}])
@@ -168,6 +195,104 @@ def test_what_a_killed_process_left_is_removed(folder):
     assert {path.name for path in folder.path.iterdir()} == names | kept
 
 
+def test_a_checkpoint_says_whose_it_is(folder):
+    """Where two runs have been mixed: the config of one, the checkpoint of the other."""
+    (folder.path / CONFIG).write_text(json.dumps({"model": "Net", "seed": 3}))
+    other = TrainConfig(model="Net", seed=3)
+    with pytest.raises(ValueError, match="belongs to another config.*num_epochs: 20 here, 3 there"):
+        RunFolder(folder.path, other).load()
+    state = torch.load(folder.path / LAST, weights_only=True)
+    del state["config"]  # of a former version
+    torch.save(state, folder.path / LAST)
+    assert RunFolder(folder.path, other).load()["epoch"] == 2
+
+
+def test_a_newer_checkpoint_of_another_process_is_not_replaced(folder):
+    slow = RunFolder(folder.path, CONFIG_A)
+    slow.load()
+    folder.save(state(9))
+    before = contents(folder)
+    with pytest.raises(RuntimeError, match="Another process has written .*last.pt.*further on"):
+        slow.save(state(3))
+    assert contents(folder) == before
+
+
+def test_a_checkpoint_that_may_not_be_read_is_not_called_damaged(folder, monkeypatch):
+    """The advice to remove it would cost the run."""
+
+    def denied(*args, **options):
+        raise PermissionError(13, "Permission denied", str(folder.path / LAST))
+
+    monkeypatch.setattr("mde_utils.training.runs.zipfile.ZipFile", denied)
+    with pytest.raises(PermissionError, match="Permission denied"):
+        RunFolder(folder.path, CONFIG_A).load()
+
+
+# ------------------------------------------------------------------ one process at a time
+
+
+def hold_until_killed(path, pipe_file):
+    with held(path):
+        pipe_file.write_text(str(os.getpid()))
+        time.sleep(600)
+
+
+def test_a_folder_in_use_is_refused_and_taken_over_from_a_killed_process(tmp_path):
+    path, sign = tmp_path / "run", tmp_path / "pid"
+    child = start(hold_until_killed, path, sign)
+    while not sign.is_file() or not sign.read_text():
+        time.sleep(0.05)
+    config = replace(CONFIG_A, run_dir=str(path), num_epochs=1)
+    words = f"in use by process {sign.read_text()} on {socket.gethostname()}.*another run_dir"
+    with pytest.raises(RuntimeError, match=words):
+        fit(net(), TRAIN, VAL, config)
+    assert not (path / CONFIG).exists()
+    child[0].kill()
+    finish(*child)
+    assert {p.name for p in path.iterdir()} == {LOCK, OWNER}
+    assert fit(net(), TRAIN, VAL, config).finished
+    assert not list(path.glob(".*"))
+
+
+def test_a_folder_is_free_after_a_failure_and_empty_ones_go(tmp_path):
+    with pytest.raises(ZeroDivisionError), held(tmp_path / "run"):
+        assert {p.name for p in (tmp_path / "run").iterdir()} == {LOCK, OWNER}
+        _ = 1 / 0
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_file_system_without_locks_is_warned_of(tmp_path, monkeypatch):
+    def cannot(self, *args, **options):
+        raise NotImplementedError("FileSystem does not appear to support flock")
+
+    monkeypatch.setattr("mde_utils.training.runs.FileLock.acquire", cannot)
+    config = replace(CONFIG_A, run_dir=str(tmp_path / "run"), num_epochs=1)
+    with pytest.warns(UserWarning, match="has no locks.*no other process"):
+        assert fit(net(), TRAIN, VAL, config).finished
+
+
+def test_what_will_not_do_is_said_before_an_epoch_is_spent(tmp_path, monkeypatch):
+    class Data(list):
+        reads = 0
+
+        def __getitem__(self, i):
+            Data.reads += 1
+            return super().__getitem__(i)
+
+    part = "p" * 200
+    parts, rest = divmod(4020 - len(str(tmp_path)), len(part) + 1)  # TensorBoard's file is too long
+    long = tmp_path.joinpath(*[part] * parts, "q" * (rest - 1))
+    config = replace(CONFIG_A, run_dir=str(long))
+    with pytest.raises(OSError, match="(?s)too long.*another run_dir"):
+        fit(net(), Data(TRAIN), VAL, config)
+    config = replace(CONFIG_A, run_dir=str(tmp_path / "run"))
+    usage = shutil.disk_usage(tmp_path)._replace(free=1000)
+    monkeypatch.setattr("mde_utils.training.runs.shutil.disk_usage", lambda path: usage)
+    with pytest.raises(OSError, match="No room to write 'last.pt'.*a checkpoint and the best"):
+        fit(net(), Data(TRAIN), VAL, config)
+    assert Data.reads == 2  # a look at the data each, no epoch
+
+
 # ------------------------------------------------------------------ a full disk
 
 
@@ -190,8 +315,10 @@ def test_a_checkpoint_that_does_not_fit_leaves_the_former_ones(folder, part):
     limit = int(part * len(before[LAST]))
     kind, message = in_child(limited, limit, full_save, folder.path, 3)
     assert kind == "OSError"
-    assert f"Cannot write {folder.path / LAST} (File too large; " in message
-    assert "MiB free). As before: last.pt and previous.pt. Make room and start again" in message
+    assert re.search(
+        rf"No room to write '{LAST}' .*{folder.path} \(File too large; .* free", message
+    )
+    assert re.search("As before: last.pt and previous.pt. Make room.* start again", message)
     assert contents(folder) == before  # nothing unfinished either
     folder.save(state(3))
     assert_same(folder.load(), state(3))
@@ -204,7 +331,7 @@ def test_a_file_that_does_not_fit_leaves_the_former_one(folder, write):
     before = contents(folder)
     assert {"history": HISTORY, "best": BEST}[write] in before
     kind, message = in_child(limited, 100, function, folder.path, 20)
-    assert kind == "OSError" and "ake room and start again" in message
+    assert kind == "OSError" and "ake room" in message
     assert contents(folder) == before
 
 
@@ -250,9 +377,9 @@ def test_a_run_goes_on_when_there_is_room_again(tmp_path):
     ):
         kind, message = in_child(*call)
         assert kind == "OSError"
-        assert f"Cannot write {folder.path / name} (" in message
-        assert message.endswith(
-            "As before: last.pt. Make room and start again, and the run goes on."
+        assert re.search(rf"No room to write '{name}' into the folder {folder.path} ", message)
+        assert re.search(
+            "As before: last.pt. Make room.* start again, and the run goes on", message
         )
         assert contents(folder)[LAST] == before and not list(folder.path.glob(".*"))
     resumed = in_child(train, config)

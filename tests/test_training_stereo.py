@@ -53,7 +53,12 @@ def epcdepth(seed=0, **options):
 
 
 CONFIG = TrainConfig.recipe(
-    "epc_paper", num_epochs=2, batch_size=2, learning_rate=1e-3, decay_every=1
+    "epc_paper",
+    model="epcdepth_test_resnet",
+    num_epochs=2,
+    batch_size=2,
+    learning_rate=1e-3,
+    decay_every=1,
 )
 PHOTOMETRIC = replace(CONFIG, best_by="photometric", cfg_layers=())
 

@@ -222,3 +222,16 @@ def test_where_the_explorer_cannot_start():
     with pytest.raises(ValueError, match="'out' was not dissected"):
         widgets.explore(MODEL, DATA, SEEN, layer="out")
     assert not find_layer(MODEL, "wide")._forward_hooks and not plt.get_fignums()
+
+
+def test_a_live_picture_takes_the_place_of_the_one_before(monkeypatch):
+    class Place:
+        shown = []
+        update = shown.append
+
+    monkeypatch.setattr(widgets, "display", lambda display_id: Place)
+    show = widgets.live(lambda title: plt.figure(num=title))
+    for title in ("first", "second"):
+        assert show(title) is None
+    assert len(Place.shown) == 2
+    assert not plt.get_fignums()  # or the notebook would show them again below

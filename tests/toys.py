@@ -74,7 +74,7 @@ TRAIN, VAL = items(10), items(4, seed=1)
 
 
 class RandomItems(list):
-    """Items that draw from all generators. The process ends at the ``kill_at``-th one."""
+    """Items that draw from all generators. The process ends at the `kill_at`-th one."""
 
     def __init__(self, data, kill_at=0):
         super().__init__(data)
@@ -137,7 +137,7 @@ def kill_self():
 
 
 def start(function, *args):
-    """A process that calls the function, and the end of a pipe for :func:`finish`."""
+    """A process that calls the function, and the end of a pipe for `finish`."""
     own, its = FORK.Pipe(duplex=False)
     process = FORK.Process(target=_call, args=(its, function, args), daemon=True)
     process.start()

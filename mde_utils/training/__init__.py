@@ -11,6 +11,7 @@ _HOME = {
     "fit": "loop",
     "History": "loop",
     "launch": "launcher",
+    "train_runs": "several",
     "TrainConfig": "config",
     "LOSSES": "config",
     "SCHEDULES": "config",

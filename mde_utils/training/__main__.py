@@ -1,4 +1,5 @@
-"""Train as a JSON config says: ``python -m mde_utils.training config.json``."""
+"""Train as a JSON config says: `python -m mde_utils.training config.json`, or, on several GPUs,
+`accelerate launch -m mde_utils.training config.json`."""
 
 from __future__ import annotations
 
@@ -14,7 +15,6 @@ from mde_utils.training.loop import fit
 
 
 def main(arguments: list[str]) -> None:
-    """Train as a JSON config says: ``python -m mde_utils.training config.json``."""
     if len(arguments) != 1:
         raise SystemExit("usage: python -m mde_utils.training config.json")
     config = TrainConfig.load(arguments[0])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import os
 import re
+import socket
 import subprocess
 import sys
 import tempfile
@@ -15,18 +16,14 @@ from mde_utils.training.runs import RunFolder
 
 
 def launch(config: TrainConfig, num_processes: int) -> bool:
-    """Train as ``config`` says in several processes, a GPU each, and wait; ``fit`` with the same
+    """Train as `config` says in several processes, a GPU each, and wait; `fit` with the same
     config then reads the finished run.
 
-    It is ``accelerate launch -m mde_utils.training config.json``. From a notebook this works where
-    ``notebook_launcher`` does not: when the kernel has touched a GPU already.
+    It is `accelerate launch -m mde_utils.training config.json`. From a notebook this works where
+    `notebook_launcher` does not: when the kernel has touched a GPU already.
 
     Returns:
-        Whether the run is finished: not where ``max_hours`` ended it. Then the same call goes on.
-
-    Raises:
-        ValueError: a config without ``run_dir``, or fewer than two processes.
-        RuntimeError: the training failed; its last lines are in the message.
+        Whether the run is finished: not where `max_hours` ended it. Then the same call goes on.
     """
     if not config.run_dir or num_processes < 2:
         raise ValueError(
@@ -36,8 +33,8 @@ def launch(config: TrainConfig, num_processes: int) -> bool:
     home = Path(__file__).resolve().parents[2]
     paths = [str(home), *filter(None, [os.environ.get("PYTHONPATH")])]
     # On CPUs too: with --cpu it would start one process.
-    options = f"--multi_gpu --num_processes {num_processes} --num_machines 1 --main_process_port 0"
-    options += " --mixed_precision no --dynamo_backend no"
+    options = f"--multi_gpu --num_processes {num_processes} --num_machines 1"
+    options += f" --main_process_port {free_port()} --mixed_precision no --dynamo_backend no"
     said = collections.deque(maxlen=200)
     with tempfile.TemporaryDirectory() as folder:
         path = config.save(Path(folder) / "config.json")
@@ -60,3 +57,10 @@ def launch(config: TrainConfig, num_processes: int) -> bool:
             f"Training in {num_processes} processes failed. Its last words:\n{words[-2000:]}"
         )
     return RunFolder(config.run_dir, config).load()["epoch"] > config.num_epochs
+
+
+def free_port() -> int:
+    """One that nobody listens on; accelerate before 1.7 takes a 0 for the port itself."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]

@@ -43,6 +43,8 @@ class Tally:
             self.add(f"train_{name}", value, images)
         if losses.term is not None:
             self.add("selectivity_term", losses.term, images)
+        if losses.ratio is not None:
+            self.add("gradient_ratio", losses.ratio, 1)
         for layer, (sums, counts) in losses.pooled.items():
             sums, present = sums.detach(), counts > 0
             if layer in losses.terms:

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import html
 import io
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import ipywidgets
 import matplotlib.pyplot as plt
+from IPython.display import display
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
@@ -29,6 +30,19 @@ EDITS = {
     "set to mean response": "mean",
     "correct by true depth": "corrected",
 }
+
+
+def live(draw: Callable[..., Figure]) -> Callable[..., None]:
+    """`draw` as a function whose figure takes the place of the one before it, here and now:
+    `train_runs(…, show=live(plots.plot_training))`."""
+    place = display(display_id=True)
+
+    def show(*args) -> None:
+        figure = draw(*args)
+        place.update(figure)
+        plt.close(figure)
+
+    return show
 
 
 def turn_point_cloud(
