@@ -44,7 +44,14 @@ ORDERS = ("most", "least", "random")
 POOLED = ("rms", "rms_log")  # roots of means over images, where a protocol says so
 # An image is at its fixed point where the mean |change| of its prediction is below, in metres.
 MAX_ITERATIONS, TOLERANCE = 10, 1e-3
-NUM_BOOTSTRAP, LEVEL = 1000, 0.95  # of the area's interval
+NUM_BOOTSTRAP, LEVEL = 1000, 0.95  # of intervals
+# What an edit changes most, and where: attributes of `UnitEffects`.
+MEASURES = {
+    "change": "change of depth [m]",
+    "relative": "change ÷ true depth",
+    "error": "growth of error [m]",
+}
+RARE = 1e-3  # of the pixels: a bin with less is left out of a match
 
 
 # ------------------------------------------------------------------ correction, with controls
@@ -433,6 +440,49 @@ class UnitEffects:
     def total(self) -> Tensor:
         """(K,) mean |change| over all pixels, metres."""
         return self.change.nan_to_num(0) @ self.counts / self.counts.sum()
+
+    def match(
+        self, dissection: Dissection, *, draws: int = NUM_BOOTSTRAP, seed: int = 0
+    ) -> pd.DataFrame:
+        """Are units needed where they answer? Of every unit two depths: the one that it answers to
+        most, and the one where its edit changes most; and their rank correlation over the units.
+
+        Rare bins, and units without response or effect, are left out.
+
+        Args:
+            dissection: of the same model.
+            draws, seed: of units, for the interval, and of shuffled pairs.
+
+        Returns:
+            a row for each of `MEASURES`: `units`; `depths`, how many they answer to; `r`; `low`
+            and `high`, its bootstrap interval (95 %); `chance`, above 95 % of the |r| of shuffled
+            pairs; `yes`: an interval above 0 and an r above chance. NaN where all depths are one.
+        """
+        known = torch.stack([self.counts, dissection.counts[self.layer]])
+        known = (known > RARE * known.sum(1, keepdim=True)).all(0)
+        response = dissection.response[self.layer].abs()[:, known]
+        kept = response.any(1) & (self.change[:, known].sum(1) > 0)
+        answers = response[kept].argmax(1).numpy()
+        draw, n, rows = np.random.default_rng(seed), len(answers), {}
+        for measure, words in MEASURES.items():
+            needed = getattr(self, measure)[kept][:, known].argmax(1).numpy()
+            some = (n * draw.random((draws, n))).astype(int)
+            shuffled = draw.permuted(np.tile(needed, (draws, 1)), axis=1)
+            r = _rank_correlation(answers[None], needed[None])[0]
+            found = _rank_correlation(answers[some], needed[some])
+            low, high = found.quantile([(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+            chance = _rank_correlation(np.tile(answers, (draws, 1)), shuffled).abs().quantile(LEVEL)
+            yes = bool(low > 0 and r > chance)
+            rows[words] = (n, len(set(answers.tolist())), r, low, high, chance, yes)
+        names = ["units", "depths", "r", "low", "high", "chance", "yes"]
+        return pd.DataFrame.from_dict(rows, orient="index", columns=names)
+
+
+def _rank_correlation(a: np.ndarray, b: np.ndarray) -> pd.Series:
+    """Spearman's, of each row of `a` with that of `b`; NaN where one is constant."""
+    ranks = [pd.DataFrame(x).rank(axis=1) for x in (a, b)]
+    a, b = (x.sub(x.mean(axis=1), axis=0) for x in ranks)
+    return (a * b).sum(axis=1) / ((a * a).sum(axis=1) * (b * b).sum(axis=1)) ** 0.5
 
 
 def unit_effects(

@@ -6,6 +6,7 @@ import warnings
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
@@ -17,10 +18,10 @@ from toys import items, net, one_thread
 from mde_utils import interventions
 from mde_utils.activations import evaluating, tap
 from mde_utils.depth_bins import DepthBins
-from mde_utils.dissection import dissect
+from mde_utils.dissection import Dissection, dissect
 from mde_utils.edits import ablate, correct, mean_response
 from mde_utils.evaluation import evaluate
-from mde_utils.interventions import ablation_curve, correction_effects
+from mde_utils.interventions import MEASURES, UnitEffects, ablation_curve, correction_effects
 
 pytestmark = pytest.mark.filterwarnings("ignore:Neither the data set nor the model")
 threads = pytest.fixture(autouse=True, scope="module")(one_thread)
@@ -483,6 +484,54 @@ def test_fixed_points_are_fixed(model, seen, monkeypatch):
             pred = run(model, BATCH)
     with correct(model, seen, pred, ["wide"]):
         matches(found, evaluate(model, DATA, batch_size=5))
+
+
+def asked(answers, needed):
+    """A layer whose units answer most to one bin of 13, and are needed most in another; a pixel a
+    bin in 100, but one in the last bin."""
+    bins, units = DepthBins.sid(13, 0.75, 10), range(len(answers))
+    tuning, change = torch.rand(2, len(answers), 13, generator=torch.Generator().manual_seed(0))
+    tuning[units, answers] = change[units, needed] = 2
+    tuning[:, 12] = change[:, 12] = 9  # of a single pixel: not looked at
+    counts = torch.full((13,), 1200.0).double()
+    counts[12] = 1
+    pixels = F.pad(counts, (0, 1))
+    known = Dissection(
+        {"layer": F.pad(tuning, (0, 1)) * pixels}, {"layer": pixels}, {"layer": bins}, 1
+    )
+    return UnitEffects(change, change / 2, -change, counts, "layer", bins, 1, "zero", 0.0), known
+
+
+def test_units_that_are_needed_where_they_answer():
+    order = random.Random(1).sample(range(12), 12)
+    for needed, r in ((order, 1), ([11 - k for k in order], -1)):
+        effects, known = asked(order, needed)
+        found = effects.match(known, draws=200)
+        assert list(found.index) == list(MEASURES.values())
+        assert (found.units == 12).all() and (found.depths == 12).all()
+        first = found.iloc[0]
+        assert [first.r, first.low, first.high] == pytest.approx([r] * 3) and first.yes == (r > 0)
+        assert 0.3 < first.chance < 0.8
+        assert found.r.iloc[1] == pytest.approx(r)  # of half the change
+    needed = [order[0], *order[:-1]]  # ties, and nothing that goes together
+    effects, known = asked(order, needed)
+    found = effects.match(known, draws=200).iloc[0]
+    assert found.r == pytest.approx(pd.Series(order).rank().corr(pd.Series(needed).rank()))
+    assert found.low < found.r < found.high and found.yes == (
+        found.low > 0 and found.r > found.chance
+    )
+
+
+@pytest.mark.parametrize("silent", (False, True))
+def test_units_of_one_depth_match_nothing(silent):
+    effects, known = asked([3] * 5, [1, 2, 3, 4, 5])
+    if silent:
+        known = replace(known, sums={"layer": 0 * known.sums["layer"]})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = effects.match(known, draws=50)
+    assert (found.units == (0 if silent else 5)).all() and not found.yes.any()
+    assert found[["r", "low", "high", "chance"]].isna().all(axis=None)
 
 
 @settings(max_examples=50, deadline=None)

@@ -22,7 +22,7 @@ from mde_utils.dissection import dissect
 from mde_utils.interventions import ablation_curve, correction_effects
 from mde_utils.paper import MEASURED, comparison
 from mde_utils.views.explorer import Explorer
-from mde_utils.views.plots.style import ASSIGNED, SHEET, colours, depth_axis
+from mde_utils.views.plots.style import ASSIGNED, SHEET, colours, depth_axis, styled
 
 
 class Net(nn.Module):
@@ -94,6 +94,17 @@ def test_no_type_is_smaller_than_8_points_at_850_pixels(items):
         assert figure.get_size_inches()[0] <= 8.5 and figure.dpi == 100
         said = [t for t in figure.findobj(plt.Text) if t.get_text() and t.get_visible()]
         assert min(t.get_fontsize() for t in said) >= 8
+
+
+def test_a_notebook_shows_further_figures():
+    @styled
+    def first():
+        plt.ion()  # as a kernel's backend does when it starts
+        return plt.figure()
+
+    with plt.ioff():
+        first()
+        assert plt.isinteractive()
 
 
 def test_a_network_has_its_colour_wherever_it_stands():
@@ -783,6 +794,18 @@ def test_effects_beside_responses(items):
     none = replace(effects, change=effects.change * 0)
     with pytest.raises(ValueError, match="No unit of 'layer' answers and changes the depth"):
         plots.plot_effects(none, explorer.dissection)
+
+
+def test_matches_of_two_networks(items):
+    explorer = explored(items)
+    match = explorer.effects("layer").match(explorer.dissection, draws=50)
+    table = pd.concat({("baseline", "layer"): match, ("assign", "layer"): match})
+    figure = plots.plot_matches(table)
+    assert [ax.get_title() for ax in figure.axes] == match.index.tolist()
+    rows = [t.get_text() for t in figure.axes[0].get_yticklabels()]
+    assert rows == ["baseline · layer", "assign · layer"]
+    for ax, r in zip(figure.axes, match.r, strict=True):
+        np.testing.assert_allclose(ax.collections[-1].get_offsets(), [[r, 0], [r, 1]])
 
 
 # ------------------------------------------------------------------ stereo

@@ -14,7 +14,13 @@ from .dissection import (
     plot_units,
 )
 from .explorer import plot_edit, plot_explanation, plot_unit
-from .interventions import plot_ablation, plot_corrected, plot_correction, plot_effects
+from .interventions import (
+    plot_ablation,
+    plot_corrected,
+    plot_correction,
+    plot_effects,
+    plot_matches,
+)
 from .pictures import (
     plot_depth_histogram,
     plot_items,
@@ -46,6 +52,7 @@ __all__ = [
     "plot_effects",
     "plot_explanation",
     "plot_items",
+    "plot_matches",
     "plot_pair",
     "plot_point_cloud",
     "plot_predictions",

@@ -250,3 +250,28 @@ def plot_effects(effects: UnitEffects, dissection: Dissection) -> Figure:
         f"{provenance(dissection)}"
     )
     return fig
+
+
+@styled
+def plot_matches(table: pd.DataFrame) -> Figure:
+    """Are units needed where they answer? Rank correlations r with their intervals, and in grey
+    where shuffled pairs lie: a panel a measure.
+
+    Args:
+        table: what `UnitEffects.match` returns, of several, below each other: the index tells the
+            network, what else there is to tell, and the measure.
+    """
+    measures, palette = table.index.unique(-1), colours(table.index.unique(0))
+    shape = {"figsize": (WIDTH, 0.9 + 0.24 * len(table) / len(measures)), "squeeze": False}
+    fig, axes = plt.subplots(1, len(measures), sharex=True, sharey=True, **shape)
+    for ax, measure in zip(axes[0], measures, strict=True):
+        part = table.xs(measure, level=-1)
+        look = {"color": [palette[name] for name in part.index.get_level_values(0)]}
+        y = range(len(part))
+        ax.hlines(y, -part.chance, part.chance, color="0.88", lw=8)
+        ax.hlines(y, part.low, part.high, lw=2, **look)
+        ax.scatter(part.r, y, 20, zorder=3, **look)
+        ax.axvline(0, color="0.6", lw=0.8, zorder=0)
+        ax.set_yticks(y, [" · ".join(row) for row in part.index])
+        ax.set(title=measure, xlabel="r", xlim=(-1.05, 1.05), ylim=(len(part) - 0.5, -0.5))
+    return fig

@@ -48,6 +48,10 @@ def styled(draw: Callable[..., Figure]) -> Callable[..., Figure]:
                 # Ticks are made when a figure is shown, under the user's style again.
                 for name in ("xtick", "ytick"):
                     ax.tick_params(name[0], labelsize=plt.rcParams[f"{name}.labelsize"])
+            interactive = plt.isinteractive()
+        # A kernel's first figure starts its backend, which turns this on: without it a notebook
+        # would show no further figure.
+        plt.rcParams["interactive"] = interactive
         return figure
 
     return drawn
