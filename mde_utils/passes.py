@@ -31,7 +31,9 @@ def input_names(model: nn.Module) -> tuple[str, ...]:
 
 
 def name_of(thing) -> str:
-    """A model's or a data set's name, for titles and tables."""
+    """A model's or a data set's name, for titles and tables; of a `Subset` that of the whole."""
+    while not hasattr(thing, "name") and hasattr(thing, "dataset"):
+        thing = thing.dataset
     return str(getattr(thing, "name", type(thing).__name__))
 
 

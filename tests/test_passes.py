@@ -66,6 +66,7 @@ def test_a_batch_holds_what_is_asked_for():
     assert names == ["i0", "i1"] and set(batch) == {"image", "frame"}
     assert batch["image"].device == next(net().parameters()).device
     assert (name_of(Net()), name_of([])) == ("Net", "list")
+    assert name_of(torch.utils.data.Subset(Net(), [0])) == "Net"
 
 
 @torch.no_grad()
