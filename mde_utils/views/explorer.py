@@ -35,16 +35,15 @@ ORDERS = ("selectivity", "assigned bin", "strongest bin", "causal effect")
 class Explorer:
     """A network, images and a dissection, ready to be asked.
 
-    What takes a pass over images (:meth:`spread`, :meth:`effects`) is done when first asked for,
-    and kept.
+    What takes a pass over images (`spread`, `effects`) is done when first asked for, and kept.
 
     Args:
-        dataset: the images; any that ``evaluate`` takes.
-        dissection: of ``model``, its layers are those that can be explored.
+        dataset: the images; any that `evaluate` takes.
+        dissection: of `model`, its layers are those that can be explored.
         spread_images, effect_images: at most so many images, evenly spread over the data set, tell
             the spread of responses and the causal effects of all units.
         batch_size: of both passes.
-        progress: their bar, see :func:`~mde_utils.interventions.unit_effects`.
+        progress: their bar, see `unit_effects`.
 
     Raises:
         ValueError: an empty data set; a dissection of another model or of layers it does not have.
@@ -97,11 +96,11 @@ class Explorer:
         )
 
     def spread(self, layer: str) -> Tensor:
-        """(K, N_b) see :func:`~mde_utils.dissection.response_spread`."""
+        """(K, N_b) see `response_spread`."""
         return self._spread[self._known(layer)]
 
     def effects(self, layer: str, answer: str = "zero") -> UnitEffects:
-        """What each unit alone does to the depth of ``effect_images``."""
+        """What each unit alone does to the depth of `effect_images`."""
         key = self._known(layer), answer
         if key not in self._effects:
             self._effects[key] = unit_effects(
@@ -119,9 +118,9 @@ class Explorer:
         """The units of a layer.
 
         Args:
-            by: ``"selectivity"``, the largest first, NaN last; ``"assigned bin"`` or
-                ``"strongest bin"`` (of the largest |mean response|), near ones first;
-                ``"causal effect"`` on the depth when switched off, the largest first.
+            by: `"selectivity"`, the largest first, NaN last; `"assigned bin"` or
+                `"strongest bin"` (of the largest |mean response|), near ones first;
+                `"causal effect"` on the depth when switched off, the largest first.
         """
         if by not in ORDERS:
             raise ValueError(f"Unknown order {by!r}. Known: {', '.join(ORDERS)}.")
@@ -154,7 +153,7 @@ class Explorer:
 
 
 class View:
-    """One image, as the network sees it; from :meth:`Explorer.view`.
+    """One image, as the network sees it; from `Explorer.view`.
 
     Attributes:
         index, name: of the item of the data set.
@@ -259,8 +258,8 @@ class View:
         return Edited(self, {k: list(v) for k, v in units.items()}, answer, factor, depth)
 
     def code(self, units: Units | None = None, *, answer: str = "zero", factor: float = 0.0) -> str:
-        """Two lines (and their import) that give the depth of :meth:`edit`, or of no edit, from
-        ``model``, ``dataset`` and ``dissection``."""
+        """Two lines (and their import) that give the depth of `edit`, or of no edit, from
+        `model`, `dataset` and `dissection`."""
         line = f"depth = predict(model, dataset[{self.index}])"
         if not units:
             return f"from mde_utils import predict\n\n{line}"
@@ -294,12 +293,12 @@ class Answer:
         layer: of the units.
         depth: predicted there, metres.
         truth: measured there, metres; 0 = no measurement.
-        bin: of ``depth``; None where it lies in no bin.
+        bin: of `depth`; None where it lies in no bin.
         span: its ends, metres.
-        units: a row a unit, the largest share first: ``share`` (of the layer's |mean response| to
-            this bin over the dissection's data; NaN where it knows no pixel of it), ``here``
-            (the response at the pixel), ``strongest`` (this bin is the unit's strongest),
-            ``selectivity``, ``best_from_m``, ``best_to_m``.
+        units: a row a unit, the largest share first: `share` (of the layer's |mean response| to
+            this bin over the dissection's data; NaN where it knows no pixel of it), `here`
+            (the response at the pixel), `strongest` (this bin is the unit's strongest),
+            `selectivity`, `best_from_m`, `best_to_m`.
     """
 
     row: int
@@ -317,7 +316,7 @@ class Edited:
     """A view with units changed.
 
     Attributes:
-        units, answer, factor: what was done, see :meth:`View.edit`.
+        units, answer, factor: what was done, see `View.edit`.
         depth: (1, h, w) metres, at the network's own resolution.
     """
 
@@ -339,9 +338,9 @@ class Edited:
 
     @cached_property
     def table(self) -> pd.DataFrame:
-        """A row a depth bin of the truth: ``from_m``, ``to_m``, ``pixels``; means over its pixels,
-        in metres, NaN without: ``change`` (|difference|: the units' causal effect), ``shift``
-        (difference), ``error_before``, ``error_after`` (|prediction − truth|)."""
+        """A row a depth bin of the truth: `from_m`, `to_m`, `pixels`; means over its pixels,
+        in metres, NaN without: `change` (|difference|: the units' causal effect), `shift`
+        (difference), `error_before`, `error_after` (|prediction − truth|)."""
         bins, truth = self.view.explorer.bins(self.layer), self.view.truth
         before, after = (_resize(d, truth.shape[-2:]) for d in (self.view.depth, self.depth))
         index = bins.discretize(truth).flatten() + 1  # 0 takes what is in no bin
@@ -361,7 +360,7 @@ class Edited:
         return pd.DataFrame(ends | {"pixels": pixels[1:].numpy()} | means)
 
     def mean(self, column: str) -> float:
-        """Of a column of :attr:`table`, over all pixels in a bin; NaN where there is none."""
+        """Of a column of `table`, over all pixels in a bin; NaN where there is none."""
         known = self.table[self.table["pixels"] > 0]
         total = known["pixels"].sum()
         return (known[column] * known["pixels"]).sum() / total if total else math.nan
