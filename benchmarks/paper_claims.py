@@ -12,8 +12,6 @@ Takes hours on two cores. Runs live in runs/paper_claims and go on where they we
 """
 
 from dataclasses import replace
-from functools import reduce
-from operator import add as plus
 
 import matplotlib
 
@@ -26,7 +24,6 @@ from _trainings import SEEDS, Job, Study, about, datasets, long_form, selective,
 from meter_selectivity import DECODER, LARGE, SMALL, nyu, rooms
 
 from mde_utils.attacks import fgsm, pgd, random_repair, repair, trace_errors
-from mde_utils.data import collate
 from mde_utils.dissection import dissect
 from mde_utils.evaluation import evaluate
 from mde_utils.files import atomic
@@ -126,33 +123,21 @@ def ablation(model, dataset, seen, layers, *, orders=("most", "least", "random")
 
 def attack(model, dataset, seen, layers, *, by: str) -> dict:
     """FGSM and PGD over the data set, and what setting units back repairs of FGSM's errors."""
-    loader = torch.utils.data.DataLoader(dataset, batch_size=16, collate_fn=collate)
-    batches = [(batch, fgsm(model, batch, epsilon=EPSILON)) for batch in loader]
-
-    def trace(attacked):
-        parts = (
-            trace_errors(model, batch, seen, layers, attacked=images, by=by, num_units=0)
-            for batch, images in attacked
-        )
-        return reduce(plus, parts)
-
-    traced = trace(batches)
-    strong = trace([(batch, pgd(model, batch, epsilon=EPSILON)) for batch, _ in batches])
+    images, given = fgsm(model, dataset, epsilon=EPSILON), (model, dataset, seen, layers)
+    options = {"by": by, "num_units": 0}
+    traced = trace_errors(*given, attacked=images, **options)
+    strong = trace_errors(*given, attacked=pgd(model, dataset, epsilon=EPSILON), **options)
     blamed = traced.blamed(BLAMED)
     repairs = {}
     for value in ("clean", "corrected"):
-        args = {"layers": layers, "units": blamed, "value": value}
-        own = [repair(model, b, seen, attacked=x, **args) for b, x in batches]
-        random = [
-            random_repair(model, b, seen, attacked=x, num_draws=DRAWS, **args) for b, x in batches
-        ]
-        sums = [reduce(plus, draw) for draw in zip(*random, strict=True)]
-        own = reduce(plus, own)
+        options = {"attacked": images, "value": value}
+        own = repair(*given, blamed, **options)
+        draws = random_repair(*given, blamed, num_draws=DRAWS, **options)
         repairs[value] = {
             "blamed": own.share,
             "net": own.net,
-            "random": [one.share for one in sums],
-            "random_net": [one.net for one in sums],
+            "random": [one.share for one in draws],
+            "random_net": [one.net for one in draws],
         }
     return {
         "epsilon": EPSILON,

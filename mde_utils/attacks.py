@@ -4,6 +4,8 @@ FGSM (Goodfellow et al. 2015, arXiv:1412.6572) and PGD (Madry et al. 2018, arXiv
 untargeted and in the maximum norm, on images in [0, 1]. An error is traced as in You et al. 2021,
 figure 8: wrong pixels → the depth bins that their *predictions* fall in → the units of these bins →
 what becomes of the errors when these units are set back.
+
+What is called a batch here may be a data set, too: it is taken `BATCH` images at a time.
 """
 
 from __future__ import annotations
@@ -11,6 +13,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import reduce, wraps
+from operator import add
 
 import pandas as pd
 import torch
@@ -22,11 +26,36 @@ from mde_utils.depth_bins import DepthBins
 from mde_utils.dissection import Dissection
 from mde_utils.edits import Units, checked_layers, edits
 from mde_utils.evaluation import MIN_DEPTH
+from mde_utils.passes import model_batches
 from mde_utils.selectivity import EPS, assigned_bins, pool_by_bin
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 VALUES = ("clean", "corrected")
 UNIT_BINS = ("assigned", "best")
+BATCH = 8  # images of a data set that are taken at a time
+
+
+def _of_data_sets(of_batch: Callable) -> Callable:
+    """`of_batch` for a data set too: what it gives of the batches, joined or added up."""
+
+    @wraps(of_batch)
+    def of_either(model: nn.Module, batch, *args, **options):
+        if isinstance(batch, Mapping):
+            return of_batch(model, batch, *args, **options)
+        attacked, done, parts = options.pop("attacked", None), 0, []
+        if attacked is not None and len(attacked) != len(batch):
+            raise ValueError(f"{len(attacked)} attacked images, but {len(batch)} in the data set.")
+        for names, part in model_batches(model, batch, batch_size=BATCH):
+            own = {} if attacked is None else {"attacked": attacked[done : done + len(names)]}
+            parts.append(of_batch(model, {"name": names, **part}, *args, **own, **options))
+            done += len(names)
+        if isinstance(parts[0], Tensor):
+            return torch.cat(parts).cpu()
+        if isinstance(parts[0], list):
+            return [reduce(add, draws) for draws in zip(*parts, strict=True)]
+        return reduce(add, parts)
+
+    return of_either
 
 
 # ------------------------------------------------------------------ attacks
@@ -38,18 +67,19 @@ def mean_absolute_error(pred: Tensor, target: Tensor) -> Tensor:
     return (pred - torch.where(valid, target, 0.0)).abs()[valid].mean()
 
 
+@_of_data_sets
 def fgsm(
     model: nn.Module, batch: Mapping, *, epsilon: float, loss: Loss = mean_absolute_error
 ) -> Tensor:
     """Fast gradient sign method: clip(image + ε · sign(∂ loss / ∂ image), 0, 1).
 
-    The model runs in evaluation mode; its modes and its parameters' ``.grad`` stay as they are.
+    The model runs in evaluation mode; its modes and its parameters' `.grad` stay as they are.
 
     Args:
-        batch: ``image`` (B, 3, H, W) RGB in [0, 1], ``depth`` (B, 1, H', W') metres, 0 = no
-            measurement, and what the model's ``input_names`` list; ``name`` serves messages.
+        batch: `image` (B, 3, H, W) RGB in [0, 1], `depth` (B, 1, H', W') metres, 0 = no
+            measurement, and what the model's `input_names` list; `name` serves messages.
         epsilon: in the pixel range, 0 … 1; the paper's figure 8 has 0.05.
-        loss: ``loss(pred, target) -> scalar``, both (1, 1, h, w) metres at the network's own
+        loss: `loss(pred, target) -> scalar`, both (1, 1, h, w) metres at the network's own
             resolution (the ground truth resized by nearest-exact). It is called image by image, so
             that images do not share an attack. The paper does not say which loss its figure 8
             takes; the default is the mean absolute error over measured pixels, in metres, the term
@@ -57,14 +87,11 @@ def fgsm(
 
     Returns:
         the attacked images (B, 3, H, W) in [0, 1], where the batch's images are.
-
-    Raises:
-        ValueError: ε outside [0, 1], images outside [0, 1], a missing input, an image without valid
-            depth (by name), or no gradient from the loss to an image.
     """
     return _ascend(model, batch, epsilon, steps=1, step_size=epsilon, start=None, loss=loss)
 
 
+@_of_data_sets
 def pgd(
     model: nn.Module,
     batch: Mapping,
@@ -80,15 +107,12 @@ def pgd(
     ball max |x − image| ≤ ε and into [0, 1]. The last step's images are returned.
 
     Args:
-        model, batch, epsilon, loss: as :func:`fgsm`.
+        model, batch, epsilon, loss: as `fgsm`.
         steps: at least 1.
         step_size: in the pixel range; None = 2.5 ε / steps (Madry et al.), which reaches the ball's
             border from anywhere in it.
         random_start: start at a uniformly random point of the ball; else at the image.
         seed: of that point.
-
-    Raises:
-        ValueError: as :func:`fgsm`; ``steps`` below 1, a step size that is not positive.
     """
     _check_epsilon(epsilon)
     if int(steps) != steps or steps < 1:
@@ -226,7 +250,7 @@ def _check_image(image: Tensor, what: str) -> None:
 
 @dataclass(frozen=True)
 class Repair:
-    """What setting units back did to the errors of an attack. Batches can be added (``+``).
+    """What setting units back did to the errors of an attack. Batches can be added (`+`).
 
     Attributes:
         errors: pixels that are wrong under the attack.
@@ -258,7 +282,7 @@ class Repair:
 
 class _Case:
     """A batch, clean and attacked, through the network once each; the model is in evaluation mode
-    as long as it lives (``with evaluating(model)``)."""
+    as long as it lives (`with evaluating(model)`)."""
 
     def __init__(self, model, batch, dissection, layers, attacked, threshold):
         if not (math.isfinite(threshold) and threshold > 1):
@@ -317,6 +341,7 @@ def error_mask(pred: Tensor, target: Tensor, *, threshold: float = 1.25) -> Tens
     return valid & ~(torch.maximum(pred / target, target / pred) < threshold)
 
 
+@_of_data_sets
 def repair(
     model: nn.Module,
     batch: Mapping,
@@ -331,20 +356,18 @@ def repair(
     """What becomes of the errors of an attack when a set of units is set back, all together.
 
     Args:
-        batch, dissection, layers, attacked, threshold: as :func:`trace_errors`.
-        units: layer → units, e.g. ``trace.blamed(5)``.
-        value: what the units get while the attacked images run: ``"clean"``, their response to the
-            clean images (activation patching), or ``"corrected"``, their mean response to the
+        batch, dissection, layers, attacked, threshold: as `trace_errors`.
+        units: layer → units, e.g. `trace.blamed(5)`.
+        value: what the units get while the attacked images run: `"clean"`, their response to the
+            clean images (activation patching), or `"corrected"`, their mean response to the
             ground truth's bin (`edits.correct`).
-
-    Raises:
-        ValueError: as :func:`trace_errors`; no units, or unknown ones; unknown value.
     """
     with evaluating(model):
         case = _Case(model, batch, dissection, layers, attacked, threshold)
         return case.set_back(_check_units(units, case), _check_value(value))
 
 
+@_of_data_sets
 def random_repair(
     model: nn.Module,
     batch: Mapping,
@@ -358,15 +381,12 @@ def random_repair(
     num_draws: int = 20,
     seed: int = 0,
 ) -> list[Repair]:
-    """The same for as many random units of each layer as ``units`` holds: what :func:`repair` has
+    """The same for as many random units of each layer as `units` holds: what `repair` has
     to be compared with. A draw is the same for every batch, so draws can be added over batches.
 
     Args:
-        num_draws: random sets; any unit of the layer may be drawn, ``units`` among them.
+        num_draws: random sets; any unit of the layer may be drawn, `units` among them.
         seed: of the draws.
-
-    Raises:
-        ValueError: as :func:`repair`; ``num_draws`` below 1.
     """
     if num_draws < 1:
         raise ValueError(f"num_draws must be at least 1, got {num_draws}.")
@@ -413,25 +433,25 @@ class ErrorTrace:
     """Errors of an attack, the depth bins that they are predicted in, and the units of these bins.
 
     Everything is at the network's own resolution, with the ground truth resized by nearest-exact.
-    An error is a pixel with a measurement whose ratio to it is not below ``threshold``. Of a bin
-    index, ``N_b`` stands for the overflow: depth beyond the last edge. Traces of several batches
-    can be added (``+``).
+    An error is a pixel with a measurement whose ratio to it is not below `threshold`. Of a bin
+    index, `N_b` stands for the overflow: depth beyond the last edge. Traces of several batches
+    can be added (`+`).
 
     Attributes:
         names: of the images.
         target, clean, attacked: (1, h, w) of each image, metres: ground truth (0 = no measurement)
             and the depth predicted from the clean and from the attacked image.
-        transport: ``"clean"`` and ``"attacked"`` → layer → (N_b + 1, N_b + 1) int64: pixels by bin
+        transport: `"clean"` and `"attacked"` → layer → (N_b + 1, N_b + 1) int64: pixels by bin
             of the ground truth (rows) and of the prediction (columns).
         errors: the same → (N_b + 1,) int64: errors by bin of the prediction.
         missed: layer → (N_b + 1,) int64: attacked errors by bin of the ground truth.
-        changes: ``"predicted"`` and ``"truth"`` → layer → (K, N_b) float64: the change of each
+        changes: `"predicted"` and `"truth"` → layer → (K, N_b) float64: the change of each
             unit's (upsampled) response by the attack, attacked − clean, summed over the attacked
             errors that are predicted in a bin, or whose ground truth lies in it.
-        repairs: ``"clean"`` and ``"corrected"`` → (layer, unit) → what setting back that unit alone
+        repairs: `"clean"` and `"corrected"` → (layer, unit) → what setting back that unit alone
             did, for the units that it was measured for in every batch.
         dissection: whence bins and typical responses.
-        threshold, by: as :func:`trace_errors` got them.
+        threshold, by: as `trace_errors` got them.
     """
 
     names: list[str]
@@ -457,8 +477,8 @@ class ErrorTrace:
 
     @property
     def d1(self) -> dict[str, float]:
-        """Share of measured pixels below the threshold (δ1 for 1.25), ``"clean"`` and
-        ``"attacked"``; over the pixels of all images together."""
+        """Share of measured pixels below the threshold (δ1 for 1.25), `"clean"` and
+        `"attacked"`; over the pixels of all images together."""
         layer = self.layers[0]
         return {
             k: 1 - self.errors[k][layer].sum().item() / self.transport[k][layer].sum().item()
@@ -475,9 +495,9 @@ class ErrorTrace:
         prediction (errors gather in few bins already where the predictions do).
 
         Returns:
-            rows ``(prediction, pixels)``: ``("attacked", "errors")``, ``("attacked", "all")``, …;
-            columns ``count``, ``bins`` (that hold any), ``bins_half`` (the fewest that hold half of
-            them) and ``entropy`` of their distribution, 0 (one bin) … 1 (uniform over the N_b bins
+            rows `(prediction, pixels)`: `("attacked", "errors")`, `("attacked", "all")`, …;
+            columns `count`, `bins` (that hold any), `bins_half` (the fewest that hold half of
+            them) and `entropy` of their distribution, 0 (one bin) … 1 (uniform over the N_b bins
             and the overflow); NaN where there is no pixel.
         """
         rows = {}
@@ -502,20 +522,20 @@ class ErrorTrace:
         """All units, the most blamed first.
 
         An attack carries a pixel from the bin of its truth to the bin of its prediction. A unit is
-        blamed for answering more at attacked errors that are *predicted* in its bin (``excess``)
-        and less at those whose *truth* lies in its bin (``lack``): the change of its response by
-        the attack (the other way round for ``lack``), summed over these pixels, per attacked error
+        blamed for answering more at attacked errors that are *predicted* in its bin (`excess`)
+        and less at those whose *truth* lies in its bin (`lack`): the change of its response by
+        the attack (the other way round for `lack`), summed over these pixels, per attacked error
         of all, in multiples of the layer's scale (max |R| of a unit, averaged over the layer's
         units, R being mean responses); "more" is towards the sign of the unit's R at its bin.
-        ``blame = excess + lack``. Figure 8 of the paper looks at the first alone. No measured
+        `blame = excess + lack`. Figure 8 of the paper looks at the first alone. No measured
         repair enters. Units that are dead, or whose bin the dissection has no pixel of, have a
         blame of 0.
 
-        Columns: ``layer``, ``unit``, ``bin`` with ``from_m`` and ``to_m``, ``error_pixels`` and
-        ``error_share`` (attacked errors predicted in that bin), ``missed_share`` (with their truth
-        in it), ``excess``, ``lack``, ``blame``; and for each of ``"clean"`` and ``"corrected"`` the
+        Columns: `layer`, `unit`, `bin` with `from_m` and `to_m`, `error_pixels` and
+        `error_share` (attacked errors predicted in that bin), `missed_share` (with their truth
+        in it), `excess`, `lack`, `blame`; and for each of `"clean"` and `"corrected"` the
         share of attacked errors that setting back this unit alone repairs, causes, and their
-        difference, e.g. ``repaired_clean``, ``caused_clean``, ``net_clean`` (NaN where not
+        difference, e.g. `repaired_clean`, `caused_clean`, `net_clean` (NaN where not
         measured).
         """
         frames = []
@@ -559,8 +579,8 @@ class ErrorTrace:
     def blamed(
         self, num_units: int, layer: str | None = None, *, score: str = "blame"
     ) -> dict[str, list[int]]:
-        """The most blamed units, of all layers or of one, as :func:`repair` takes them; fewer where
-        fewer have a score above 0. ``score="excess"`` blames as the paper's figure 8 does."""
+        """The most blamed units, of all layers or of one, as `repair` takes them; fewer where
+        fewer have a score above 0. `score="excess"` blames as the paper's figure 8 does."""
         units = self.units.sort_values(score, ascending=False, kind="stable")
         units = units[units[score] > 0]
         if layer is not None:
@@ -569,11 +589,7 @@ class ErrorTrace:
         return {k: part.unit.tolist() for k, part in top.groupby("layer", sort=False)}
 
     def __add__(self, other: ErrorTrace) -> ErrorTrace:
-        """Both batches as one.
-
-        Raises:
-            ValueError: other layers, bins, responses, threshold or ``by``.
-        """
+        """Both batches as one."""
         if not isinstance(other, ErrorTrace):
             return NotImplemented
         same = (self.layers, self.threshold, self.by) == (other.layers, other.threshold, other.by)
@@ -624,27 +640,33 @@ def trace_errors(
 ) -> ErrorTrace:
     """From the wrong pixels of attacked images to the units behind them.
 
-    Two forwards, and two more for each unit that is set back. For a data set add the traces of its
-    batches with ``num_units=0``, then measure ``units=trace.blamed(8)`` in a second pass.
+    Two forwards, as many again to know the most blamed units, and two for each that is set back.
 
     Args:
-        batch: as :func:`fgsm`.
-        dissection: of this model on training data, with ``layers``.
+        batch: as `fgsm`.
+        dissection: of this model on training data, with `layers`.
         attacked: (B, 3, H, W) in [0, 1], the attacked images of this batch.
         threshold: of an error, max(pred / target, target / pred); 1.25 as in the paper.
-        by: the bin of a unit: ``"assigned"``, what the assignment loss gives it (for networks
-            trained so), or ``"best"``, the one that it answers to most.
+        by: the bin of a unit: `"assigned"`, what the assignment loss gives it (for networks
+            trained so), or `"best"`, the one that it answers to most.
         num_units: how many of the most blamed units are set back, one at a time.
         units: layer → units: set back these instead.
-
-    Raises:
-        ValueError: an unknown layer, a dissection without it or for other units, images or attacked
-            images outside [0, 1] or of two shapes, an image without valid depth.
     """
     if by not in UNIT_BINS:
         raise ValueError(f"Unknown by={by!r}. Known: {', '.join(UNIT_BINS)}.")
     if num_units < 0:
         raise ValueError(f"num_units must not be negative, got {num_units}.")
+    options = {"attacked": attacked, "threshold": threshold, "by": by}
+    if units is None:
+        trace = _trace(model, batch, dissection, layers, None, **options)
+        units = trace.blamed(num_units)
+        if not units:
+            return trace
+    return _trace(model, batch, dissection, layers, units, **options)
+
+
+@_of_data_sets
+def _trace(model, batch, dissection, layers, units, *, attacked, threshold, by) -> ErrorTrace:
     with evaluating(model):
         case = _Case(model, batch, dissection, layers, attacked, threshold)
         predictions = {"clean": case.clean, "attacked": case.pred}
@@ -680,10 +702,7 @@ def trace_errors(
             threshold=threshold,
             by=by,
         )
-        if units is None:
-            units = trace.blamed(num_units)
-        else:
-            units = _check_units(units, case)
+        units = {} if units is None else _check_units(units, case)
         for value in VALUES:
             for layer, some in units.items():
                 for unit in some:

@@ -156,6 +156,14 @@ class Dissection:
             )
         return pd.concat(frames, ignore_index=True)
 
+    def telling_units(self, layer: str, number: int = 4) -> list[int]:
+        """The most selective units of a layer, in order of their depth, among those loud enough to
+        matter: the largest |response| at least a tenth of the layer's largest."""
+        loudness = self.response[self._known(layer)].abs().amax(1)
+        loud = (loudness > 0) & (loudness >= 0.1 * loudness.max())
+        scores = torch.where(loud, self.selectivity[layer].nan_to_num(-1), -2)
+        return sorted(scores.topk(min(number, int(loud.sum()))).indices.tolist())
+
     def __add__(self, other: Dissection) -> Dissection:
         """Both passes as one, e.g. two halves of a data set."""
         if not isinstance(other, Dissection):

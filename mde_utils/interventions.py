@@ -197,6 +197,13 @@ class Area(NamedTuple):
     band_low: float
     band_high: float
 
+    @property
+    def says(self) -> str:
+        """Which loss hurts more: an area with its interval on one side of 0, outside the band."""
+        if self.low > 0 and self.area > self.band_high:
+            return "more"
+        return "less" if self.high < 0 and self.area < self.band_low else "not shown"
+
 
 @dataclass(frozen=True, eq=False)
 class AblationCurve:

@@ -483,6 +483,35 @@ def test_traces_of_batches_add_up(tuned):
         total + best
 
 
+def test_a_data_set_is_its_batches(rooms, monkeypatch):
+    """In batches of 3, the last one smaller: the same as all at once."""
+    model, batch = rooms
+    items = [{k: batch[k][i % 2] for k in ("image", "depth")} for i in range(5)]
+    seen = dissect(model, items, ["dec_3"])
+    whole = {k: torch.stack([item[k] for item in items]) for k in ("image", "depth")}
+    monkeypatch.setattr(attacks, "BATCH", 3)
+    attacked = fgsm(model, items, epsilon=0.05)
+    assert attacked.shape == whole["image"].shape
+    assert (attacked == fgsm(model, whole, epsilon=0.05)).float().mean() > 0.999
+    given = (model, items, seen, ["dec_3"]), (model, whole, seen, ["dec_3"])
+    ours, theirs = (trace_errors(*g, attacked=attacked, num_units=2) for g in given)
+    columns = ["unit", "error_pixels", "blame", "repaired_clean", "caused_corrected"]
+    pd.testing.assert_frame_equal(ours.units[columns], theirs.units[columns], atol=1e-4)
+    units = ours.blamed(2)
+    assert ours.names[-1] == "image 4" and ours.units["repaired_clean"].notna().sum() == 2
+    for together, of_all in (
+        [repair(*g, units, attacked=attacked) for g in given],
+        *zip(
+            *(random_repair(*g, units, attacked=attacked, num_draws=2) for g in given), strict=True
+        ),
+    ):
+        assert (together.errors, together.repaired) == pytest.approx(
+            (of_all.errors, of_all.repaired), abs=3
+        )
+    with pytest.raises(ValueError, match="4 attacked images, but 5 in the data set"):
+        repair(*given[0], units, attacked=attacked[:4])
+
+
 def test_no_error_no_blame(tuned):
     batch = shades(2.0, 5.0)
     trace = trace_errors(*(tuned[0], batch, tuned[1], [LAYER]), attacked=batch["image"])

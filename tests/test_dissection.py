@@ -146,6 +146,17 @@ def test_frame_and_summary(net):
     assert (summary.definition == "paper").all() and (summary.images == 3).all()
 
 
+def test_telling_units_are_selective_and_loud():
+    """Unit: (response to its bin, to the others); the most selective of all is too quiet."""
+    units = {0: (9, 5), 1: (0.5, 0), 2: (10, 0), 3: (0, 0), 4: (-8, 2), 5: (1.1, 0.1)}
+    response = torch.tensor([[best, rest, rest, 0] for best, rest in units.values()]).double()
+    pixels = torch.tensor([5.0, 5, 5, 0]).double()
+    seen = Dissection({"l": response * pixels}, {"l": pixels}, {"l": DepthBins.sid(3, *NYU)}, 1)
+    assert seen.telling_units("l", 2) == [2, 5] and seen.telling_units("l") == [0, 2, 4, 5]
+    dead = Dissection({"l": response * 0}, {"l": pixels}, {"l": DepthBins.sid(3, *NYU)}, 1)
+    assert dead.telling_units("l") == []
+
+
 def test_own_bins_and_the_data_sets_range(net):
     data = items(2)
     own = DepthBins.sid(5, 1, 6)

@@ -21,7 +21,13 @@ from mde_utils.depth_bins import DepthBins
 from mde_utils.dissection import Dissection, dissect
 from mde_utils.edits import ablate, correct, mean_response
 from mde_utils.evaluation import evaluate
-from mde_utils.interventions import MEASURES, UnitEffects, ablation_curve, correction_effects
+from mde_utils.interventions import (
+    MEASURES,
+    Area,
+    UnitEffects,
+    ablation_curve,
+    correction_effects,
+)
 
 pytestmark = pytest.mark.filterwarnings("ignore:Neither the data set nor the model")
 threads = pytest.fixture(autouse=True, scope="module")(one_thread)
@@ -388,6 +394,20 @@ def test_area_by_hand():
         curve.relative_drop("d9")
     with pytest.raises(ValueError, match="Put 0 among the points"):
         a_curve([[[1.0], [0]]], both[:1], points=[1, 2]).relative_drop()
+
+
+@pytest.mark.parametrize(
+    ("area", "says"),
+    [
+        (Area(0.3, 0.1, 0.5, -0.2, 0.2), "more"),
+        (Area(-0.3, -0.5, -0.1, -0.2, 0.2), "less"),
+        (Area(0.1, 0.05, 0.2, -0.2, 0.2), "not shown"),  # as an order without knowledge
+        (Area(0.3, -0.1, 0.5, -0.2, 0.2), "not shown"),  # of these images alone
+        (Area(0.3, 0.1, 0.5, math.nan, math.nan), "not shown"),
+    ],
+)
+def test_what_an_area_says(area, says):
+    assert area.says == says
 
 
 def test_interval_covers_and_band_holds_reversed_pairs():

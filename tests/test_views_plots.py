@@ -16,7 +16,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 from mde_utils import plots, predict
-from mde_utils.attacks import fgsm, trace_errors
+from mde_utils.attacks import Repair, fgsm, trace_errors
 from mde_utils.depth_bins import DepthBins
 from mde_utils.dissection import dissect
 from mde_utils.interventions import ablation_curve, correction_effects
@@ -299,7 +299,7 @@ def test_tuning_has_a_row_a_unit_relative_to_its_largest(items):
 def test_unit_maps_pick_the_image_with_most_pixels_in_the_bin(items):
     net = Net()
     seen = dissect(net, items, ["layer"])
-    figure = plots.plot_unit_maps({"a": net}, {"a": seen}, items=items, layer="layer", units=[2, 5])
+    figure = plots.plot_unit_maps({"a": net}, {"a": seen}, items=items, layer="layer", units=[2, 3])
     assert len(figure.axes) == 2 * 3
     bins = seen.bins["layer"]
     inside = [(bins.discretize(predict(net, item)) == 2).sum() for item in items]
@@ -308,6 +308,19 @@ def test_unit_maps_pick_the_image_with_most_pixels_in_the_bin(items):
     mask = figure.axes[1].images[0].get_array()
     assert mask.sum() == max(inside)
     assert f"{bins.edges[2]:.2f}–{bins.edges[3]:.2f} m" in texts(figure)
+
+
+def test_unit_maps_leave_out_depths_that_nobody_predicts(items):
+    net = Net()
+    seen = dissect(net, items, ["layer"])
+    bins = seen.bins["layer"]
+    drawn = torch.cat([bins.discretize(predict(net, item)).flatten() for item in items]).unique()
+    empty = next(unit for unit in range(8) if unit not in drawn)
+    chosen = {"items": items, "layer": "layer"}
+    figure = plots.plot_unit_maps({"a": net}, {"a": seen}, **chosen, units=[empty, int(drawn[-1])])
+    assert len(figure.axes) == 3 and f"unit {int(drawn[-1])}\n" in texts(figure)
+    with pytest.raises(ValueError, match="No network predicts a depth in the bins of"):
+        plots.plot_unit_maps({"a": net}, {"a": seen}, **chosen, units=[empty])
 
 
 def history(epochs=3, layers=("dec_1", "dec_3"), **columns):
@@ -470,6 +483,22 @@ def test_ablation_shows_orders_band_and_area(items):
     assert "area" not in texts(plots.plot_ablation(curve))
 
 
+def test_areas_stand_beside_their_intervals_and_bands(items):
+    net = Net()
+    seen = dissect(net, items, ["layer"])
+    curves = [ablation_curve(net, items, seen, ["layer"], num_random=4, seed=s) for s in (0, 1)]
+    found = {"baseline": {"all": curves[0], "again": curves[1]}, "mine": {"all": curves[1]}}
+    figure = plots.plot_areas(found, "rms")
+    assert [ax.get_title() for ax in figure.axes] == ["baseline", "mine"]
+    assert [t.get_text() for t in figure.axes[0].get_yticklabels()] == ["all", "again"]
+    areas = [curve.area("rms") for curve in curves]
+    assert figure.axes[0].lines[0].get_xdata() == pytest.approx([100 * a.area for a in areas])
+    band, interval = ([line[:, 0] for line in c.get_segments()] for c in figure.axes[0].collections)
+    assert band == [pytest.approx([100 * a.band_low, 100 * a.band_high]) for a in areas]
+    assert interval == [pytest.approx([100 * a.low, 100 * a.high]) for a in areas]
+    assert "relative loss of RMS [%]" in texts(figure)
+
+
 def test_correction_shows_dose_and_controls(items):
     net = Net()
     seen = dissect(net, items, ["layer"])
@@ -510,23 +539,23 @@ def masked(values):
 @pytest.fixture
 def traced(items):
     net = Net()
-    batch = {k: torch.stack([item[k] for item in items]) for k in ("image", "depth")}
-    batch["depth"][:, :, :4] = 0
-    attacked = fgsm(net, batch, epsilon=0.1)
     seen = dissect(net, items, ["layer"])
-    trace = trace_errors(net, batch, seen, ["layer"], attacked=attacked, num_units=2)
-    return net, batch, trace, attacked
+    for item in items:
+        item["depth"][:, :4] = 0
+    attacked = fgsm(net, items, epsilon=0.1)
+    trace = trace_errors(net, items, seen, ["layer"], attacked=attacked, num_units=2)
+    return net, items, trace, attacked
 
 
 def test_attack_shows_errors_and_the_unit(traced):
-    net, batch, trace, attacked = traced
+    net, items, trace, attacked = traced
     net.train()
-    figure = plots.plot_attack(net, batch, trace, attacked=attacked, index=1, layer="layer", unit=5)
+    figure = plots.plot_attack(net, items, trace, attacked=attacked, index=1, layer="layer", unit=5)
     axes = figure.axes[:12]
     near, far = trace.bins["layer"].edges[5:7].tolist()
     pictures = [ax.images[0].get_array() for ax in axes]
     for row, (pred, image) in enumerate(
-        ((trace.clean[1], batch["image"][1]), (trace.attacked[1], attacked[1]))
+        ((trace.clean[1], items[1]["image"]), (trace.attacked[1], attacked[1]))
     ):
         target, errors = trace.target[1][0], torch.as_tensor(pictures[6 * row + 3])
         ratio = torch.maximum(pred[0] / target, target / pred[0])
@@ -539,9 +568,15 @@ def test_attack_shows_errors_and_the_unit(traced):
     assert axes[5].images[0].get_clim() == axes[11].images[0].get_clim()
     assert net.training and not net.layer._forward_hooks
     first = trace.units.iloc[0]
-    assert f"layer, unit {first.unit}" in texts(
-        plots.plot_attack(net, batch, trace, attacked=attacked)
-    )
+    figure = plots.plot_attack(net, items, trace, attacked=attacked)
+    assert f"layer, unit {first.unit}" in texts(figure)
+    wrong = []  # of each image, in the unit's bin: the one with most is shown
+    for pred, target in zip(trace.attacked, trace.target, strict=True):
+        ratio = torch.maximum(pred / target, target / pred)
+        inside = trace.bins["layer"].discretize(pred) == first.bin
+        wrong.append(((ratio >= 1.25) & (target > 0) & inside).sum())
+    image = items[int(np.argmax(wrong))]["image"].permute(1, 2, 0)
+    assert torch.equal(torch.as_tensor(figure.axes[0].images[0].get_array()), image)
 
 
 @pytest.mark.parametrize(
@@ -553,11 +588,11 @@ def test_attack_shows_errors_and_the_unit(traced):
     ],
 )
 def test_attack_refuses_another_unit(which, says, traced):
-    net, batch, trace, attacked = traced
+    net, items, trace, attacked = traced
     with pytest.raises(ValueError, match=says):
-        plots.plot_attack(net, batch, trace, attacked=attacked, **which)
-    with pytest.raises(ValueError, match="trace is of 3 images, the batch holds 1"):
-        plots.plot_attack(net, {"image": batch["image"][:1]}, trace, attacked=attacked[:1])
+        plots.plot_attack(net, items, trace, attacked=attacked, **which)
+    with pytest.raises(ValueError, match="trace is of 3 images, given are 1, attacked 1"):
+        plots.plot_attack(net, items[:1], trace, attacked=attacked[:1])
 
 
 def test_transport_is_the_table_by_depth(traced):
@@ -572,6 +607,20 @@ def test_transport_is_the_table_by_depth(traced):
     assert figure.axes[0].images[0].get_array()[8, 2] == 5 and ">10" in texts(figure)
     with pytest.raises(ValueError, match="'other' was not traced"):
         plots.plot_transport(trace, "other")
+
+
+def test_repairs_stand_beside_random_ones():
+    keys = [(name, value) for name in ("baseline", "mine") for value in ("clean", "corrected")]
+    own = {key: Repair(100, 30 + i, 10) for i, key in enumerate(keys)}
+    draws = {key: [Repair(100, 10, 0), Repair(100, 20, 5)] for key in keys}
+    figure = plots.plot_repairs(own, draws)
+    assert [ax.get_title() for ax in figure.axes] == ["baseline", "mine"]
+    for i, ax in enumerate(figure.axes):
+        lines = [line.get_xdata() for line in ax.lines[:6]]
+        assert np.concatenate(lines) == pytest.approx(
+            [10, 15, 12.5, 20 + 2 * i, 10, 15, 12.5, 21 + 2 * i]
+        )
+    assert "set back to the mean\nfor the true depth" in texts(figure)
 
 
 def test_blame_bars_are_the_shares_in_percent(traced):

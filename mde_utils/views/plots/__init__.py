@@ -4,7 +4,7 @@ Depth is drawn in metres on one map (viridis: dark = near), responses on another
 perceptually uniform; two networks are told apart by colours that all eyes can tell apart.
 """
 
-from .attacks import plot_attack, plot_blame, plot_transport
+from .attacks import plot_attack, plot_blame, plot_repairs, plot_transport
 from .completion import plot_completion, plot_sparse_point
 from .dissection import (
     plot_selectivity,
@@ -16,6 +16,7 @@ from .dissection import (
 from .explorer import plot_edit, plot_explanation, plot_unit
 from .interventions import (
     plot_ablation,
+    plot_areas,
     plot_corrected,
     plot_correction,
     plot_effects,
@@ -31,7 +32,7 @@ from .pictures import (
 )
 from .point_cloud import plot_point_cloud
 from .stereo import plot_disparities, plot_pair
-from .style import CHANGE, DEPTH, ERROR, PALETTE, RESPONSE
+from .style import CHANGE, DEPTH, ERROR, PALETTE, RESPONSE, colours
 from .training import plot_published, plot_tradeoff, plot_training
 
 __all__ = [
@@ -40,7 +41,9 @@ __all__ = [
     "ERROR",
     "PALETTE",
     "RESPONSE",
+    "colours",
     "plot_ablation",
+    "plot_areas",
     "plot_attack",
     "plot_blame",
     "plot_completion",
@@ -58,6 +61,7 @@ __all__ = [
     "plot_predictions",
     "plot_projection",
     "plot_published",
+    "plot_repairs",
     "plot_selectivity",
     "plot_sparse_point",
     "plot_tradeoff",

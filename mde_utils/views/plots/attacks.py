@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -14,22 +14,22 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from mde_utils.activations import tap
-from mde_utils.attacks import ErrorTrace, error_mask
+from mde_utils.attacks import ErrorTrace, Repair, error_mask
 from mde_utils.evaluation import MIN_DEPTH
 from mde_utils.passes import predict
 
 from .pictures import show_depth, show_image, show_map, show_mask
-from .style import ERROR, PALETTE, WIDTH, depth_axis, farthest, grid, styled
+from .style import ERROR, GREY, PALETTE, WIDTH, colours, depth_axis, farthest, grid, key, styled
 
 
 @styled
 def plot_attack(
     model: nn.Module,
-    batch: Mapping,
+    items: Sequence[Mapping],
     trace: ErrorTrace,
     *,
     attacked: Tensor,
-    index: int = 0,
+    index: int | None = None,
     layer: str | None = None,
     unit: int | None = None,
 ) -> Figure:
@@ -40,18 +40,20 @@ def plot_attack(
     unit's bin; the unit's feature map, on one scale for both.
 
     Args:
-        batch, attacked: the images that `trace` is of.
-        index: which of them.
+        items, attacked: the images that `trace` is of.
+        index: which of them; None = the one with most errors predicted in the unit's bin.
         layer, unit: which unit; None = the most blamed (of the layer).
     """
-    if len(trace.clean) != len(batch["image"]) or attacked.shape != batch["image"].shape:
+    if not len(trace.clean) == len(items) == len(attacked):
         raise ValueError(
-            f"The trace is of {len(trace.clean)} images, the batch holds {len(batch['image'])}, "
-            f"attacked are {len(attacked)}: give the batch that was traced, and its attack."
+            f"The trace is of {len(trace.clean)} images, given are {len(items)}, attacked "
+            f"{len(attacked)}: give the images that were traced, and their attack."
         )
     chosen = _blamed(trace, layer, unit)
-    layer, unit, target = chosen["layer"], int(chosen["unit"]), trace.target[index]
-    item = {k: batch[k][index] for k in ("image", *getattr(model, "input_names", ()))}
+    layer, unit = chosen["layer"], int(chosen["unit"])
+    if index is None:
+        index = _worst(trace, layer, chosen["bin"])
+    item, target = items[index], trace.target[index]
     images = {"clean": item["image"], "attacked": attacked[index]}
     maps = {}
     for name, image in images.items():
@@ -103,6 +105,16 @@ def _blamed(trace: ErrorTrace, layer: str | None, unit: int | None) -> pd.Series
     if units.empty:
         raise ValueError(f"Layer {layer!r} has no unit {unit}.")
     return units.iloc[0]
+
+
+def _worst(trace: ErrorTrace, layer: str, bin: int) -> int:
+    """The image with most errors predicted in a bin."""
+    errors = [
+        error_mask(pred, target, threshold=trace.threshold)
+        & (trace.bins[layer].locate(pred.clamp(min=MIN_DEPTH)) == bin)
+        for pred, target in zip(trace.attacked, trace.target, strict=True)
+    ]
+    return int(np.argmax([where.sum() for where in errors]))
 
 
 def _wrong(
@@ -192,4 +204,35 @@ def plot_blame(trace: ErrorTrace, num_units: int = 10) -> Figure:
     for ax, title in ((left, "blame"), (right, "set back alone to")):
         ax.axvline(0, color="0.3", lw=0.8)
         ax.legend(title=title, alignment="left", loc="lower left", bbox_to_anchor=(0, 1))
+    return fig
+
+
+@styled
+def plot_repairs(
+    repairs: Mapping[tuple[str, str], Repair], draws: Mapping[tuple[str, str], Sequence[Repair]]
+) -> Figure:
+    """What setting units back repairs, less what it newly spoils, beside random units.
+
+    Args:
+        repairs: (network, `"clean"` or `"corrected"`) → of the blamed units.
+        draws: the same → of as many random ones.
+    """
+    words = {"clean": "the\nclean response", "corrected": "the mean\nfor the true depth"}
+    palette = colours(dict.fromkeys(name for name, _ in repairs))
+    fig, axes = grid(1, len(palette), WIDTH, 0.35, words=1.0, sharex=True, sharey=True)
+    for ax, (name, colour) in zip(axes[0], palette.items(), strict=True):
+        for y, value in enumerate(words):
+            random = [100 * draw.net for draw in draws[name, value]]
+            ax.plot(random, [y] * len(random), "o", color=GREY, ms=6, alpha=0.6, mew=0)
+            ax.plot(np.mean(random), y, "|", color="0.2", ms=18, mew=1.5)
+            ax.plot(100 * repairs[name, value].net, y - 0.25, "D", color=colour, ms=9)
+        ax.axvline(0, color=GREY, lw=0.8, zorder=0)
+        ax.set_yticks(range(2), [f"set back to {word}" for word in words.values()])
+        ax.set(ylim=(1.5, -0.6), title=name, xlabel="errors repaired less newly caused [%]")
+    keys = (
+        key("blamed units", ls="", marker="D", ms=8),
+        key("as many random units", ls="", marker="o", color=GREY),
+        key("their mean", ls="", marker="|", ms=14),
+    )
+    fig.legend(handles=keys, loc="outside lower center", ncols=3)
     return fig

@@ -119,7 +119,8 @@ def plot_unit_maps(
 
     A row a unit: of the items the image with most pixels in the unit's assigned bin; the pixels
     whose *predicted* depth lies in that bin, and the unit's feature map (each on its own scale,
-    brightest at its 99th percentile), in each network.
+    brightest at its 99th percentile), in each network. A unit with less than a
+    hundredth of any image in its bin is left out.
     """
     names = list(models)
     first = dissections[names[0]]
@@ -131,11 +132,16 @@ def plot_unit_maps(
             with tap(model, [layer]) as acts:
                 inside[name].append(bins.discretize(predict(model, item))[0])
             maps[name].append(acts[layer][0].cpu())
+    share = {}  # of each image's pixels in the unit's bin, in all networks
+    for unit in units:
+        masks = [torch.stack(x) == targets[unit] for x in inside.values()]
+        share[unit] = sum(mask.double().mean((1, 2)) for mask in masks)
+    units = [unit for unit in units if share[unit].max() >= 0.01]
+    if not units:
+        raise ValueError(f"No network predicts a depth in the bins of these units of {layer!r}.")
     fig, axes = _unit_grid(items, len(units), 1 + 2 * len(names), 0.6)
     for row, unit in zip(axes, units, strict=True):
-        target = targets[unit].item()
-        most = [sum((inside[n][i] == target).sum() for n in names) for i in range(len(items))]
-        best = int(np.argmax(most))
+        target, best = targets[unit].item(), int(share[unit].argmax())
         _head(row[0], items[best], unit, bins.edges[target : target + 2])
         for i, name in enumerate(names):
             show_mask(row[1 + 2 * i], inside[name][best] == target)

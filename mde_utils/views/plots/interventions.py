@@ -29,6 +29,7 @@ from .style import (
     depth_axis,
     farthest,
     grid,
+    key,
     provenance,
     styled,
     titles,
@@ -118,6 +119,35 @@ def _areas(curve: AblationCurve, metric: str, *, short: bool) -> list[str]:
         words = "random" if short else "random orders"
         lines.append(f"{words} [{100 * area.band_low:.1f}, {100 * area.band_high:.1f}]")
     return lines
+
+
+@styled
+def plot_areas(curves: Mapping[str, Mapping[str, AblationCurve]], metric: str = "d1") -> Figure:
+    """The areas of ablation curves, with their intervals and bands (see `Area`): a panel a network.
+
+    Args:
+        curves: network → what was ablated → curve.
+    """
+    rows = list(dict.fromkeys(what for own in curves.values() for what in own))
+    shape = {"figsize": (WIDTH, 1.1 + 0.35 * len(rows)), "squeeze": False, "sharex": True}
+    fig, axes = plt.subplots(1, len(curves), sharey=True, **shape)
+    for ax, (name, colour) in zip(axes[0], colours(curves).items(), strict=True):
+        areas = pd.DataFrame([curve.area(metric) for curve in curves[name].values()]) * 100
+        y = [rows.index(what) for what in curves[name]]
+        ax.hlines(y, areas.band_low, areas.band_high, color="0.85", lw=12)
+        ax.hlines(y, areas.low, areas.high, color=colour, lw=2)
+        ax.plot(areas.area, y, "o", color=colour)
+        ax.axvline(0, color="0.6", lw=0.8, zorder=0)
+        ax.set_yticks(range(len(rows)), rows)
+        ax.set(title=name, xlabel=f"area, relative loss of {_METRICS.get(metric, metric)} [%]")
+        ax.set_ylim(len(rows) - 0.5, -0.5)
+    keys = (
+        key("area", marker="o", ls=""),
+        key("interval over images (95 %)", lw=2),
+        key("orders without knowledge", color="0.85", lw=8),
+    )
+    fig.legend(handles=keys, loc="outside lower center", ncols=3)
+    return fig
 
 
 @styled
