@@ -119,8 +119,8 @@ def plot_unit_maps(
 
     A row a unit: of the items the image with most pixels in the unit's assigned bin; the pixels
     whose *predicted* depth lies in that bin, and the unit's feature map (each on its own scale,
-    brightest at its 99th percentile), in each network. A unit with less than a
-    hundredth of any image in its bin is left out.
+    brightest at its 99th percentile), in each network. A unit with less than a hundredth of any
+    image in its bin is left out.
     """
     names = list(models)
     first = dissections[names[0]]
@@ -134,14 +134,14 @@ def plot_unit_maps(
             maps[name].append(acts[layer][0].cpu())
     share = {}  # of each image's pixels in the unit's bin, in all networks
     for unit in units:
-        masks = [torch.stack(x) == targets[unit] for x in inside.values()]
-        share[unit] = sum(mask.double().mean((1, 2)) for mask in masks)
-    units = [unit for unit in units if share[unit].max() >= 0.01]
+        masks = [[m == targets[unit] for m in same] for same in zip(*inside.values(), strict=True)]
+        share[unit] = [sum(m.double().mean().item() for m in same) for same in masks]
+    units = [unit for unit in units if max(share[unit]) >= 0.01]
     if not units:
         raise ValueError(f"No network predicts a depth in the bins of these units of {layer!r}.")
     fig, axes = _unit_grid(items, len(units), 1 + 2 * len(names), 0.6)
     for row, unit in zip(axes, units, strict=True):
-        target, best = targets[unit].item(), int(share[unit].argmax())
+        target, best = targets[unit].item(), int(np.argmax(share[unit]))
         _head(row[0], items[best], unit, bins.edges[target : target + 2])
         for i, name in enumerate(names):
             show_mask(row[1 + 2 * i], inside[name][best] == target)
