@@ -228,8 +228,8 @@ def _median_scaled(pred: Tensor, target: Tensor, valid: Tensor) -> Tensor:
 
 
 @contextmanager
-def swapped_halves(model: nn.Module) -> Iterator[None]:
-    """Within it, the model is shown the lower half of each picture above the upper one, and its map
+def swapped_halves(*models: nn.Module) -> Iterator[None]:
+    """Within it, models are shown the lower half of each picture above the upper one, and their map
     is put back in order: so `evaluate` judges the same pixels. (Not for `dissect`: what units
     answer is not put back.)
 
@@ -239,12 +239,10 @@ def swapped_halves(model: nn.Module) -> Iterator[None]:
     this says whether grafting does what it is for, not how robust a network is in general.
     Further maps (b, c, h, w) that the model is given change places with the picture.
     """
-    if _swap in model._forward_pre_hooks.values():
+    if any(_swap in model._forward_pre_hooks.values() for model in models):
         raise ValueError("The halves are swapped already: twice would be not at all.")
-    hooks = (
-        model.register_forward_pre_hook(_swap, with_kwargs=True),
-        model.register_forward_hook(_put_back, with_kwargs=True),
-    )
+    hooks = [model.register_forward_pre_hook(_swap, with_kwargs=True) for model in models]
+    hooks += [model.register_forward_hook(_put_back, with_kwargs=True) for model in models]
     try:
         yield
     finally:

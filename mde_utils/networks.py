@@ -10,13 +10,12 @@ import pandas as pd
 from torch.utils.data import Dataset
 
 from .checkpoints import Published, fetch, read_metadata
-from .data import load_dataset
+from .data import load_dataset, source_options
 from .environment import pick_device
 from .models import DepthModel, build_model, shipped_weights
 
 #: What is shown of a network's training: keys of its config.
 SHOWN = ("dataset", "neuron_selective", "imde_alpha", "cfg_layers", "num_epochs", "seed")
-RENDERED = ("rooms", "streets")
 
 
 @dataclass(frozen=True)
@@ -69,10 +68,7 @@ def load_pair(
         model = build_model(name, weights=file, **said.get("options", {}))
         models[key], about[key] = model.to(pick_device()).eval(), said.get("config", {})
     size = size or about["selective"].get("data_options", {}).get("size") or model.image_size
-    if data_set in RENDERED:
-        options = {"fields": ["image", "depth"]}
-    else:
-        options = {"root": root or None} | ({"download": download} if data_set == "nyu" else {})
+    options = source_options(data_set, root, download)
     return Pair(models, pd.DataFrame(about).reindex(SHOWN), data_set, tuple(size), options)
 
 

@@ -852,7 +852,7 @@ def test_with_its_halves_swapped_a_picture_is_read_by_looks_alone(height):
     by_looks = [item(looks, looks[0])]
     by_rows = [{**item(looks, rows.expand(-1, 6)), "map": torch.zeros_like(looks)}]
     fixed, by_row = Fixed(), ByRow()
-    with swapped_halves(fixed), swapped_halves(by_row):
+    with swapped_halves(fixed, by_row):
         assert evaluate(fixed, by_looks, cap=80)["rel"] == pytest.approx(0, abs=1e-6)
         image, extra = torch.rand(1, 3, height, 6), torch.rand(1, 1, height, 6)
         moved = by_row(image, map=extra) - extra

@@ -1,5 +1,7 @@
 """Tables as a reader wants them."""
 
+from types import SimpleNamespace
+
 import pandas as pd
 import pytest
 from toys import TRAIN, items, net
@@ -53,8 +55,23 @@ def test_answers_end_with_units_without_tuning():
     ]
     assert floors["δ1"].isna().all()
     assert list(tables.answers({"net": seen}, ["deep"])) == ["selectivity deep"]
+    runs = {"net": SimpleNamespace(best_epoch=2, config=SimpleNamespace(num_epochs=3))}
+    row = tables.answers({"net": seen}, ["wide"], runs=runs).loc["net"]
+    units = seen.to_frame().query("layer == 'wide'")
+    silent = f"{(units.best_response == 0).sum()} of {len(units)}"
+    assert row.tolist()[1:] == [units.assigned_selectivity.mean(), silent, "2 of 3"]
     caption = tables.caption(TRAIN, protocol="imde", definition="paper", seed=0)
     assert caption == (
         "list, 10 images; metrics: protocol imde; selectivity: definition paper; seed 0"
     )
     assert caption in tables.show(table, caption).to_html()
+
+
+def test_accuracy_by_network_and_protocol_and_selectivity_by_layer():
+    model, data = net(), items(3)
+    seen, metrics = dissect(model, data, ["wide", "deep"]), evaluate(model, data)
+    table = tables.accuracy({("imde", "net"): metrics}, ["rel", "d1"])
+    assert table.loc[("imde", "net")].to_dict() == {"REL": metrics["rel"], "δ1": metrics["d1"]}
+    table = tables.selectivity({"test": {"net": seen}}, ["deep", "wide"])
+    assert list(table) == [("test", "deep"), ("test", "wide")]
+    assert table["test", "wide"].tolist() == [seen.mean("wide"), seen.floors("wide")["uniform"]]

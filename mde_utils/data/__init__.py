@@ -35,6 +35,7 @@ __all__ = [
     "cache_root",
     "collate",
     "load_dataset",
+    "source_options",
 ]
 
 # Name → module and class. Imported when asked for, so that one data set's needs are not another's.
@@ -101,3 +102,11 @@ def load_dataset(
     if sparse_samples is None:
         return loaded
     return SparseSamples(loaded, sparse_samples, seed=None if split == "train" else 0)
+
+
+def source_options(name: str, root: str | Path | None = None, download: bool = False) -> dict:
+    """Options of `load_dataset` for images and their depth: of rendered data no more than these;
+    of others, where they lie (`root`), and for NYU whether to fetch them (`download`)."""
+    if name in ("rooms", "streets"):
+        return {"fields": ["image", "depth"]}
+    return {"root": root or None} | ({"download": download} if name == "nyu" else {})

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import pandas as pd
 from pandas.io.formats.style import Styler
@@ -10,6 +11,9 @@ from pandas.io.formats.style import Styler
 from mde_utils.dissection import Dissection
 from mde_utils.paper import TABLES, comparison
 from mde_utils.passes import name_of
+
+if TYPE_CHECKING:
+    from mde_utils.training import History
 
 # Metrics, in the order of their columns.
 WORDS = {
@@ -73,6 +77,7 @@ def answers(
     metrics: Mapping[str, Mapping[str, float]] | None = None,
     *,
     shown: Sequence[str] = ("d1", "rms", "rel"),
+    runs: Mapping[str, History] | None = None,
 ) -> pd.DataFrame:
     """A row a network: its accuracy and the mean selectivity of each layer; then, of units without
     any tuning at the last one's bins, flat and random ones (`selectivity_floors`).
@@ -82,16 +87,49 @@ def answers(
         layers: of which to tell the selectivity.
         metrics: network → its metrics, see `evaluate`; None = none.
         shown: which of them.
+        runs: network → its training: adds what became of the units, and the epoch that was kept.
     """
     rows = {}
     for name, seen in dissections.items():
         own = {} if metrics is None else {WORDS[key]: metrics[name][key] for key in shown}
         rows[name] = own | {f"selectivity {layer}": seen.mean(layer) for layer in layers}
+        if runs is not None:
+            units, run = seen.to_frame().query("layer in @layers"), runs[name]
+            rows[name] |= {
+                "… at the assigned bin": units.groupby("layer").assigned_selectivity.mean().mean(),
+                "units without response": f"{(units.best_response == 0).sum()} of {len(units)}",
+                "epoch kept": f"{run.best_epoch} of {run.config.num_epochs}",
+            }
     floors = {layer: seen.floors(layer) for layer in layers}
     for kind, key in {"flat": "flat", "random": "uniform"}.items():
         row = {f"selectivity {layer}": floors[layer][key] for layer in layers}
         rows[f"units without tuning: {kind}"] = row
     return pd.DataFrame(rows).T
+
+
+def accuracy(
+    metrics: Mapping[Hashable, Mapping[str, float]], shown: Sequence[str] = ("d1", "rms", "rel")
+) -> pd.DataFrame:
+    """A row for each set of metrics, by network, or by (protocol, network)."""
+    return pd.DataFrame({k: {WORDS[m]: found[m] for m in shown} for k, found in metrics.items()}).T
+
+
+def selectivity(
+    found: Mapping[str, Mapping[str, Dissection]], layers: Sequence[str]
+) -> pd.DataFrame:
+    """The mean selectivity of layers: a row a network, then random units; a column a layer, for
+    each kind of images.
+
+    Args:
+        found: kind of images → network → dissection.
+    """
+    table = {}
+    for images, dissections in found.items():
+        for layer in layers:
+            own = {name: seen.mean(layer) for name, seen in dissections.items()}
+            floor = next(iter(dissections.values())).floors(layer)["uniform"]
+            table[images, layer] = own | {"units without tuning: random": floor}
+    return pd.DataFrame(table)
 
 
 def caption(dataset, *, protocol: str = "", definition: str = "", seed: int | None = None) -> str:
