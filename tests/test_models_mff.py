@@ -144,7 +144,8 @@ def test_convolving_an_upsampled_map_without_upsampling_it(h, w, height, width, 
         torch.autograd.grad((expected * probe).sum(), leaves),
         strict=True,
     ):
-        torch.testing.assert_close(one, two, rtol=1e-5, atol=1e-5)
+        # The table of interpolation weights is float32, and its errors add up over the map.
+        torch.testing.assert_close(one, two, rtol=1e-5, atol=5e-5)
 
 
 def test_channels_last_and_inference_mode_give_the_same(small):
