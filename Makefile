@@ -78,5 +78,5 @@ badges: $(INSTALLED)  ## write bootstrap cells and badges from pyproject.toml's 
 	$(PY) scripts/badges.py
 
 clean:  ## remove what was made here, but not data, runs or the environment
-	rm -rf $(OUTPUT) dist .coverage .pytest_cache .ruff_cache .hypothesis *.egg-info
+	rm -rf $(OUTPUT) build dist .coverage .pytest_cache .ruff_cache .hypothesis *.egg-info
 	find . -path ./$(VENV) -prune -o -name __pycache__ -type d -exec rm -rf {} +

@@ -51,7 +51,7 @@ class OnDevice(Dataset):
         image = self.image[index].float() / 255
         return {"image": image, "depth": self.depth[index], "name": f"{self.name}/{index:06d}"}
 
-    def batch(self, indices, seed: int) -> Batch:
+    def seeded_batch(self, indices, seed: int) -> Batch:
         """Items at `indices`, augmented as `epc_augment` does, by one draw for the whole batch but
         for the mirror, which is each picture's own."""
         at = torch.tensor(indices, device=self.image.device)
@@ -117,7 +117,7 @@ def network_alone(data: OnDevice, config: TrainConfig, device, *, selective: boo
     """Seconds of a step on one batch that is there already: no data, no log."""
     model = build_model(config.model).to(device, memory_format=torch.channels_last).train()
     optimiser = torch.optim.AdamW(model.parameters(), lr=1e-3)
-    batch = data.batch([*range(min(config.batch_size, len(data)))], seed=0).stacked
+    batch = data.seeded_batch([*range(min(config.batch_size, len(data)))], seed=0).stacked
     image = batch["image"].contiguous(memory_format=torch.channels_last)
     selectivity, dtype = SelectivityLoss(data.depth_range, "assign"), amp_dtype(device)
 

@@ -23,7 +23,7 @@ PYTHONS = {"lowest": "3.10", "newest": "3.13"}
 # `name>=x` becomes `name==x`; these have no release of just that number.
 EXACT = {"opencv-python-headless": "4.8.0.74"}
 # Of requirements-dev.txt, what only people, notebooks and browsers need.
-NOT_FOR_UNIT_TESTS = ("ruff", "jupyterlab", "playwright", "nbval")
+NOT_FOR_UNIT_TESTS = ("ruff", "jupyterlab", "playwright")
 
 
 def main(arguments: list[str]) -> int:

@@ -113,10 +113,11 @@ def is_done(name: str) -> bool:
     return same and about.get("renderer") == wanted
 
 
-def datasets(config: TrainConfig):
-    options = dict(config.data_options)
-    own = {split: options.pop(split, {}) for split in ("train", "val")}
-    return [load_dataset(config.dataset, s, **{**options, **own[s]}) for s in ("train", "val")]
+def load_split(config: TrainConfig, split: str, *, like: str = "", **changes):
+    """A split with the options that the config has for it, or for the one it is `like`."""
+    shared = {k: v for k, v in config.data_options.items() if k not in ("train", "val")}
+    own = config.data_options.get(like or split, {})
+    return load_dataset(config.dataset, split, **{**shared, **own, **changes})
 
 
 def train(name: str, until: float) -> bool:
@@ -127,7 +128,7 @@ def train(name: str, until: float) -> bool:
             return False
         config = replace(config_of(name, stage), max_hours=left)
         check_renderer(folder(name, stage), config.dataset)
-        train_set, val_set = datasets(config)
+        train_set, val_set = (load_split(config, split) for split in ("train", "val"))
         seed_everything(config.seed)
         weights = ROOT / config.weights if stage else config.weights
         model = build_model(config.model, weights=weights, **config.model_options)
@@ -165,8 +166,7 @@ def ship(
     stages = stages or [config_of(name, s) for s in numbers]
     last = stages[-1]
     if test is None:
-        options = {k: v for k, v in last.data_options.items() if k not in ("train", "val")}
-        test = load_dataset(last.dataset, "test", limit=TEST[last.dataset], **options)
+        test = load_split(last, "test", like="val", limit=TEST[last.dataset])
     metrics, state = evaluate(model, test), {k: v.clone() for k, v in model.state_dict().items()}
     halved = {k: v.half().to(v.dtype) if v.is_floating_point() else v for k, v in state.items()}
     model.load_state_dict(halved)

@@ -224,6 +224,16 @@ def test_cache_root(monkeypatch, tmp_path):
     assert fallback.parent == Path(tempfile.gettempdir())
 
 
+def test_a_cache_mounted_into_a_home_that_cannot_be_written_is_used(monkeypatch, tmp_path):
+    monkeypatch.delenv("MDE_CACHE")
+    monkeypatch.setenv("KAGGLE_KERNEL_RUN_TYPE", "Batch")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    mounted = tmp_path / ".cache" / "mde_utils"
+    mounted.mkdir(parents=True)
+    monkeypatch.setattr(module.os, "access", lambda place, _: place == mounted)
+    assert cache_root() == mounted
+
+
 def test_without_a_home_caches_are_temporary(monkeypatch):
     """Containers run under user ids that no one knows, where `Path.home()` raises."""
     monkeypatch.delenv("MDE_CACHE")

@@ -661,6 +661,23 @@ def test_items_are_augmented_anew_in_every_epoch(config):
     assert len(set(data.seen[1:])) == len(data.seen[1:]) == 20
 
 
+def test_only_a_data_set_with_seeded_batches_is_read_by_the_batch(config):
+    class Own(list):
+        batch = 16  # an attribute of its own says nothing
+
+    class Whole(Own):
+        asked = []
+
+        def seeded_batch(self, indices, seed):
+            self.asked.append(seed)
+            return [self[index] for index in indices]
+
+    expected = fit(net(), TRAIN, VAL, config).frame
+    assert_same_frames(fit(net(), Own(TRAIN), VAL, config).frame, expected)
+    assert_same_frames(fit(net(), Whole(TRAIN), VAL, config).frame, expected)
+    assert len(set(Whole.asked)) == len(Whole.asked) > 1
+
+
 # ------------------------------------------------------------------ callback, precision, shell
 
 

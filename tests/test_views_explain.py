@@ -177,6 +177,16 @@ def test_any_size_is_brought_to_the_networks_and_back(size, kept, fed, says, mod
         assert model.fed == (32, 40)
 
 
+def test_any_module_may_say_its_own_size(model, dissection):
+    class Wrapper(nn.Sequential):  # such as a compiled network
+        name, multiple, image_size = "net", 8, (H, W)
+
+    wrapped = Wrapper(model)
+    wrapped.taps = {k: f"0.{path}" for k, path in model.taps.items()}
+    explain(torch.rand(3, 300, 400), wrapped, dissection=dissection, verbose=False)
+    assert model.fed == (H, W)
+
+
 @pytest.mark.parametrize(
     "name", ["meter_xxs", "mff_resnet18", "bts_resnet50", "cspn_resnet18", "epcdepth_resnet18"]
 )

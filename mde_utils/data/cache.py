@@ -60,7 +60,8 @@ def cache_root() -> Path:
         return checkout / "data" / "cache"
     home = Path(os.path.expanduser("~"))  # stays "~" where there is none; Path.home() would raise
     usual = home / ".cache" / "mde_utils"
-    if home.is_dir() and os.access(next(p for p in usual.parents if p.is_dir()), os.W_OK):
+    nearest = next((p for p in (usual, *usual.parents) if p.is_dir()), home)  # it may be a mount
+    if home.is_dir() and os.access(nearest, os.W_OK):
         return usual
     place = Path(tempfile.gettempdir()) / f"mde_utils-{os.getuid()}"
     warnings.warn(  # Python says it once

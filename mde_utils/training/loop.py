@@ -209,7 +209,7 @@ class _Run:
             generator=torch.Generator(),  # or the loader would draw from the global one
             num_workers=config.num_workers,
             persistent_workers=config.num_workers > 0,
-            pin_memory=device.type == "cuda" and not hasattr(train_set, "batch"),
+            pin_memory=device.type == "cuda" and not hasattr(train_set, "seeded_batch"),
         )
         self.best_state = None
         self.before = ""  # the images of the last step

@@ -27,8 +27,9 @@ class Items(Dataset):
         return len(self.dataset)
 
     def __getitems__(self, keys: list[tuple[int, int]]) -> list[dict]:
-        if hasattr(self.dataset, "batch"):  # one that augments a batch at once
-            return self.dataset.batch([index for _, index in keys], seed=self._seed(*keys[0]))
+        if hasattr(self.dataset, "seeded_batch"):  # one that augments a batch at once
+            seed = self._seed(*keys[0])
+            return self.dataset.seeded_batch([index for _, index in keys], seed=seed)
         if isinstance(self.dataset, CachedDataset) and self.dataset.augment is None:
             # Nothing is drawn, and a batch is one read.
             return self.dataset.__getitems__([index for _, index in keys])

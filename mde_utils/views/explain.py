@@ -458,7 +458,8 @@ def _download(address: str) -> io.BytesIO:
 
 def _fed(model: nn.Module, h: int, w: int) -> tuple[int, int]:
     """(h', w') that the network is shown, see `explain`."""
-    return DepthModel.fitting_size(model if isinstance(model, DepthModel) else DepthModel, h, w)
+    says = hasattr(model, "image_size") and hasattr(model, "multiple")  # wrapped networks, too
+    return DepthModel.fitting_size(model if says else DepthModel, h, w)
 
 
 # ---- the units -----------------------------------------------------------------------------

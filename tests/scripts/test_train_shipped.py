@@ -64,6 +64,16 @@ def test_it_trains_all_stages_and_ships(queue, tmp_path, capsys):
     assert "shipped" in capsys.readouterr().out
 
 
+def test_a_network_that_takes_sparse_depth_is_measured_with_it(queue, monkeypatch, tmp_path):
+    completion = stage(model="cspn_test_resnet", depth_loss="l1", cfg_layers=["layer4"])
+    for split, points in (("train", [10, 100]), ("val", 50)):
+        completion["data_options"][split]["sparse_samples"] = points
+    monkeypatch.setattr(train_shipped, "NETWORKS", {"small": [completion]})
+    queue("--hours", "1")
+    about = json.loads((tmp_path / "weights" / "small.json").read_text())
+    assert about["test"]["metrics"]["n"] == 4 and "layer4" in about["test"]["selectivity"]
+
+
 def test_out_of_time_it_says_how_far_it_is_and_goes_on(queue, monkeypatch, capsys):
     clock = iter(range(10**6))
     monkeypatch.setattr(train_shipped.time, "monotonic", lambda: next(clock) * 2000.0)
