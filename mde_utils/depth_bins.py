@@ -50,8 +50,8 @@ def depth_range(where) -> tuple[float, float]:
 
 
 def find_range(dataset, model=None) -> tuple[float, float]:
-    """(alpha, beta) in metres that a data set is made for: its own ``depth_range`` (or that of the
-    data set inside a ``Subset``), else the model's, else, with a warning, that of NYU."""
+    """(alpha, beta) in metres that a data set is made for: its own `depth_range` (or that of the
+    data set inside a `Subset`), else the model's, else, with a warning, that of NYU."""
     while dataset is not None:
         if getattr(dataset, "depth_range", None) is not None:
             return depth_range(dataset)
@@ -68,12 +68,12 @@ def find_range(dataset, model=None) -> tuple[float, float]:
 
 @dataclass(frozen=True, eq=False)
 class DepthBins:
-    """Depth bins ``(edges[i], edges[i + 1]]``, i = 0 … num_bins − 1.
+    """Depth bins `(edges[i], edges[i + 1]]`, i = 0 … num_bins − 1.
 
     Attributes:
-        edges: (num_bins + 1,) float64, metres, ascending, ``edges[0] == 0``.
-        overflow: what becomes of depth beyond ``edges[-1]`` and of NaN: ``"ignore"`` gives −1,
-            ``"first"`` gives bin 0 as the paper's released code does, where far pixels become the
+        edges: (num_bins + 1,) float64, metres, ascending, `edges[0] == 0`.
+        overflow: what becomes of depth beyond `edges[-1]` and of NaN: `"ignore"` gives −1,
+            `"first"` gives bin 0 as the paper's released code does, where far pixels become the
             *nearest* ones.
     """
 
@@ -122,15 +122,15 @@ class DepthBins:
             depth: any shape, metres, ≤ 0 = no measurement.
 
         Returns:
-            int64, the shape of ``depth``: the bin, or −1 for no measurement (and for depth beyond
-            the last edge and NaN, unless ``overflow="first"``).
+            int64, the shape of `depth`: the bin, or −1 for no measurement (and for depth beyond
+            the last edge and NaN, unless `overflow="first"`).
         """
         bins = self.locate(depth)
         outside = 0 if self.overflow == "first" else -1
         return bins.masked_fill_(bins == self.num_bins, outside)
 
     def locate(self, depth: Tensor) -> Tensor:
-        """As :meth:`discretize`, with ``num_bins`` for depth beyond the last edge and for NaN, so
+        """As `discretize`, with `num_bins` for depth beyond the last edge and for NaN, so
         that both treatments of overflow can be had from one pass."""
         depth = depth.detach()
         # In the dtype of the depth, as a comparison with Python floats would be: float32 depth of

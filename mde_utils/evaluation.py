@@ -164,13 +164,13 @@ def image_metrics(
     """The metrics of each image of a batch.
 
     Args:
-        pred: (b, 1, h, w) metres, brought to the size of ``target`` as the protocol says.
+        pred: (b, 1, h, w) metres, brought to the size of `target` as the protocol says.
         target: (b, 1, H, W) metres, 0 = no measurement.
         protocol: a key of `PROTOCOLS`.
         cap: farthest depth in metres that counts; a protocol that caps needs it.
-        boundaries: add those of `boundary_metrics`, at the size of ``target``.
+        boundaries: add those of `boundary_metrics`, at the size of `target`.
         names: of the images, for errors.
-        frame: (b, 4) top, left, height and width, in pixels of ``target``: where in the full frame
+        frame: (b, 4) top, left, height and width, in pixels of `target`: where in the full frame
             each image lies, height and width being the full frame's; None = they are full frames.
 
     Returns:
@@ -435,7 +435,7 @@ def check_metric(model: nn.Module, protocols: Sequence[str] = ()) -> None:
 def to_size(
     pred: Tensor, target: Tensor, names: Sequence[str], rules: Protocol = PROTOCOLS["imde"]
 ) -> Tensor:
-    """A prediction brought to the height and width of ``target`` (b, 1, H, W), as ``rules`` say."""
+    """A prediction brought to the height and width of `target` (b, 1, H, W), as `rules` say."""
     if not isinstance(pred, Tensor) or pred.ndim != 4 or pred.shape[:2] != target.shape[:2]:
         given = tuple(pred.shape) if isinstance(pred, Tensor) else type(pred).__name__
         raise ValueError(

@@ -22,6 +22,7 @@ import sys
 import time
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import suppress
 from importlib.metadata import distributions
 from pathlib import Path
 from string import Template
@@ -281,6 +282,13 @@ class Runner:
 
     def execute(self, source: Path) -> str | None:
         """None, or what went wrong."""
+        try:
+            return self._execute(source)
+        except Exception as error:  # its file is no notebook, its page cannot be made or written
+            say(f"{source.stem}: FAILED")
+            return f"{relative(source)} failed outside its cells\n  {type(error).__name__}: {error}"
+
+    def _execute(self, source: Path) -> str | None:
         usual, here = USUAL.get(source.stem), self.former(source).get("seconds")
         known = [f"usually {usual} s alone on two slow cores"] if usual else []
         known += [f"{here:.0f} s here the last time"] if here else []
@@ -314,7 +322,10 @@ class Runner:
         """What went wrong, an entry a notebook that failed. The longest start first."""
         todo = []
         for source in sources:
-            if self.is_done(source):
+            done = False
+            with suppress(ValueError):  # what is no notebook says so when its turn comes
+                done = self.is_done(source)
+            if done:
                 say(f"{source.stem}: as before, nothing it depends on has changed")
             else:
                 todo.append(source)

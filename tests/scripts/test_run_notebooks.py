@@ -177,6 +177,15 @@ def test_silent_cell_is_given_up_and_named(tmp_path):
     assert {p.name for p in path.parent.iterdir()} == {"first.ipynb", "second.ipynb"}
 
 
+def test_a_file_that_is_no_notebook_stops_no_other(tmp_path):
+    path = write_notebook(tmp_path, "first", "1 + 1")
+    write_notebook(tmp_path, "second", "2 + 2")
+    path.write_text("<<<<<<< conflict")
+    result = run_script(tmp_path)
+    assert result.returncode == 1 and "first.ipynb failed outside its cells" in result.stderr
+    assert "second: done in" in result.stdout and (tmp_path / "outputs" / "index.html").exists()
+
+
 def test_working_cell_may_take_as_long_as_it_works(tmp_path):
     """One that computes, one whose child process does, one that says something now and then."""
     spin = "import time\nend = time.monotonic() + 8\nwhile time.monotonic() < end: pass"
