@@ -293,7 +293,7 @@ def test_tuning_has_a_row_a_unit_relative_to_its_largest(items):
         assert torch.allclose(drawn, expected)
         assert ax.lines[0].get_xdata().tolist() == list(range(8))
     words = texts(figure)
-    assert f"one · mean DS {seen.mean('layer'):.3f}" in words and "depth [m]" in words
+    assert f"one\nmean DS {seen.mean('layer'):.3f}" in words and "depth [m]" in words
 
 
 def test_unit_maps_pick_the_image_with_most_pixels_in_the_bin(items):

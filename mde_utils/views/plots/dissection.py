@@ -236,7 +236,7 @@ def plot_tuning(dissections: Mapping[str, Dissection], layer: str) -> Figure:
         )
         target = assigned_bins(*response.shape)
         ax.plot(target, range(len(target)), color="white", lw=1, ls=(0, (2, 4)))
-        ax.set_title(f"{name} · mean DS {seen.mean(layer):.3f}")
+        ax.set_title(f"{name}\nmean DS {seen.mean(layer):.3f}")
         depth_axis(ax, seen.bins[layer], few=True)
         ax.yaxis.set_major_locator(MaxNLocator(5, integer=True))
     axes[0][0].set_ylabel(f"unit of {layer}")
