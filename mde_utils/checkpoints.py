@@ -333,7 +333,7 @@ def fetch(file: Published, *, folder: str | Path | None = None) -> Path:
     if not path.is_file():
         try:
             with atomic(path) as temporary, open(temporary, "wb") as content:
-                download(file.url, content)
+                download(file.url, content, limit=2**32, seconds=7200)
         except ConnectionError as error:
             raise FileNotFoundError(
                 f"{error} Without network: download it elsewhere and put it at {path}, or pass its "

@@ -77,5 +77,5 @@ def _file(name: str, given: str, data: str) -> Path:
     if urlparse(given).scheme in ("http", "https"):
         return fetch(Published(given))
     path = Path(given)
-    variant = not path.suffix and path.parent == Path(".") and not path.exists()
+    variant = not path.suffix and path.parent == Path(".")  # "reg"; of a folder "./reg"
     return shipped_weights(name, given, data=data) if variant else path

@@ -138,3 +138,12 @@ def test_a_pair_of_numbers_draws_each_images_density():
 def test_a_pair_that_is_none_is_refused(pair):
     with pytest.raises(ValueError, match="pair"):
         SparseSamples(items(), pair)
+
+
+def test_a_wrapped_data_sets_own_batches_are_not_taken():
+    class OnDevice(list):
+        def seeded_batch(self, indices, seed):
+            return [self[i] for i in indices]
+
+    assert hasattr(OnDevice(), "seeded_batch")
+    assert not hasattr(SparseSamples(OnDevice(items())), "seeded_batch")

@@ -52,3 +52,10 @@ def test_what_is_not_there_is_named(tmp_path):
         load_pair("meter_xxs", selective="asign")
     with pytest.raises(FileNotFoundError, match="best.safetensors"):
         load_pair("meter_xxs", tmp_path / "best.safetensors")
+
+
+def test_a_variant_is_no_file_of_the_working_folder(tmp_path, monkeypatch):
+    (tmp_path / "reg").mkdir()
+    monkeypatch.chdir(tmp_path)
+    pair = load_pair("meter_xxs", selective="reg")
+    assert pair.about["selective"]["neuron_selective"]

@@ -96,6 +96,15 @@ def test_a_run_cut_short_has_the_weights_of_its_best_epoch_and_goes_on(tmp_path,
     assert list(runs) == [*CONFIGS]
 
 
+def test_after_the_deadline_what_is_finished_is_read(tmp_path, monkeypatch, capsys):
+    run(tmp_path, {"selective": CONFIGS["selective"]})
+    clock = iter(range(10**9))
+    monkeypatch.setattr(several.time, "monotonic", lambda: 3600.0 * next(clock))
+    runs = run(tmp_path, max_hours=0.5)
+    assert list(runs) == ["selective"] and runs["selective"].finished
+    assert "before baseline" in capsys.readouterr().out
+
+
 def test_two_processes_are_launched_and_a_cut_is_read(tmp_path, monkeypatch, capsys):
     launched = []
 

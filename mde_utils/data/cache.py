@@ -63,7 +63,7 @@ def cache_root() -> Path:
     nearest = next((p for p in (usual, *usual.parents) if p.is_dir()), home)  # it may be a mount
     if home.is_dir() and os.access(nearest, os.W_OK):
         return usual
-    place = Path(tempfile.gettempdir()) / f"mde_utils-{os.getuid()}"
+    place = Path(tempfile.gettempdir()) / f"mde_utils-{getattr(os, 'getuid', os.getpid)()}"
     warnings.warn(  # Python says it once
         f"Caches go to {place} and may be gone tomorrow, for {usual} cannot be written. Set "
         "MDE_CACHE to a folder that can.",

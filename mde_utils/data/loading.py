@@ -51,7 +51,8 @@ class Wrapped(Dataset):
         raise NotImplementedError(f"{type(self).__name__} must define values(items, indices)")
 
     def __getattr__(self, name: str):
-        if name.startswith("__") or name == "dataset":  # asked for before __init__, by pickle
+        # Asked for before __init__, by pickle; the wrapped one's batches would lack the field.
+        if name.startswith("__") or name in ("dataset", "seeded_batch"):
             raise AttributeError(name)
         return getattr(self.dataset, name)
 

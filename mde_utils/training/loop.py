@@ -117,7 +117,9 @@ def fit(
     Args:
         model: maps images to metres; an `nn.Module` without `loss_scale` has 1.
         train_set, val_set: items with `image` and `depth`, or pairs.
-        on_epoch: called with the history so far after every epoch, for live plots.
+        on_epoch: called with the history so far after every epoch, for live plots. Of several
+            processes the first one alone calls it, so it must not share work with the others
+            (`evaluate`, `dissect`).
     """
     clock = Clock(config)
     device = join()

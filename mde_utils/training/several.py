@@ -81,15 +81,13 @@ def train_runs(
     for name, config in configs.items():
         path = Path(run_folder) / config.run_name()
         left = max_hours - (time.monotonic() - started) / 3600
-        if max_hours and left <= 0:
-            print(f"max_hours is over before {name}: run this again, and it goes on.")
-            break
         config = replace(
-            config,
-            run_dir=path,
-            resume_from=resume_from or None,
-            max_hours=left if max_hours else 0.0,
+            config, run_dir=path, resume_from=resume_from or None, max_hours=max(left, 0.0)
         )
+        # What is finished is read, which takes no time.
+        if max_hours and left <= 0 and not _finished(config):
+            print(f"max_hours is over before {name}: run this again, and it goes on.")
+            continue
         seed_everything(config.seed)
         model = (build or _built)(config)
         # A GPU each; `fit` then reads what they did.
@@ -102,12 +100,16 @@ def train_runs(
         showing(name)(history)
         if not history.finished:
             print(f"max_hours is over in {name}: run this again, and it goes on.")
-            break
     return runs
 
 
 def _built(config: TrainConfig) -> nn.Module:
     return build_model(config.model, weights=config.weights, **config.model_options)
+
+
+def _finished(config: TrainConfig) -> bool:
+    folder = RunFolder(config.run_dir, config)
+    return bool(folder.checkpoints()) and folder.load()["epoch"] > config.num_epochs
 
 
 def _so_far(model: nn.Module, config: TrainConfig) -> History:
