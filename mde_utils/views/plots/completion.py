@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import torch
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from torch import Tensor, nn
 
 from mde_utils.activations import tap
@@ -148,7 +149,8 @@ def _depths(axes: np.ndarray, item: Mapping, depths: list[Tensor]) -> None:
     axes[2, 0].set_axis_off()
     for mappable, label, y in ((shown, "depth [m]", 0.85), (change, "change of depth [m]", 0.2)):
         place = axes[2, 0].inset_axes([0.0, y, 0.75, 0.12])
-        axes[0, 0].figure.colorbar(mappable, cax=place, orientation="horizontal", label=label)
+        options = {"orientation": "horizontal", "label": label, "ticks": MaxNLocator(2)}
+        axes[0, 0].figure.colorbar(mappable, cax=place, **options)
     axes[0, 0].set_title("image,\nsparse samples")
     axes[1, 0].set_title("ground truth")
     axes[0, 1].set_title("predicted depth")
@@ -165,6 +167,6 @@ def _responses(axes: np.ndarray, unit, before: Tensor, after: Tensor) -> None:
     largest = (after - before).abs().max().item() / top
     axes[2].set_xlabel(f"at most {largest:.0%} of\nthe response's scale")
     axes[0].set_title(
-        f"unit {unit.unit}\nmost at {unit.best_from_m:.2f}–{unit.best_to_m:.2f} m\n"
+        f"unit {unit.unit}, most at\n{unit.best_from_m:.2f}–{unit.best_to_m:.2f} m\n"
         f"selectivity {unit.selectivity:.2f}"
     )

@@ -164,7 +164,8 @@ def plot_projection(image: Tensor, depth: Tensor) -> Figure:
     metres = depth[0].cpu().numpy()[y, x]
     order = metres.argsort()[::-1]
     norm = LogNorm(*((metres.min(), metres.max()) if len(x) else (1, 80)))
-    dots = ax.scatter(x[order], y[order], 3.5, metres[order], cmap=DEPTH, norm=norm, linewidths=0)
+    size = min(max(3.5, (0.5 * 72 * WIDTH / w) ** 2), 60)  # half a pixel of a small image
+    dots = ax.scatter(x[order], y[order], size, metres[order], cmap=DEPTH, norm=norm, linewidths=0)
     ax.set_xlabel(f"{len(x):,} points, {len(x) / (h * w):.1%} of the pixels")
     ticks = [t for t in (0.5, 1, 2, 3, 5, 10, 20, 40, 80) if norm.vmin <= t <= norm.vmax]
     bar = fig.colorbar(dots, ax=ax, label="depth [m]", pad=0.01, ticks=ticks, format="%g")

@@ -59,7 +59,7 @@ def styled(draw: Callable[..., Figure]) -> Callable[..., Figure]:
 
 def colours(names: Iterable[str]) -> dict[str, object]:
     """Name → colour; a name that holds that of a network of the paper has its colour."""
-    known = {**NETWORKS, "selective": NETWORKS["assign"]}
+    known = {**NETWORKS, "selective": NETWORKS["assign"], "random": "0.45"}
     found, rest = {}, cycle(OTHERS)
     for name in names:
         own = next((colour for word, colour in known.items() if word in str(name)), None)

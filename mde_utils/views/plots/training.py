@@ -78,15 +78,17 @@ def plot_training(histories: Mapping[str, pd.DataFrame]) -> Figure:
 
 def _panel(ax: Axes, runs: Mapping[str, pd.DataFrame], inside: pd.DataFrame, palette) -> None:
     """The curves of one panel, of all runs."""
+    (title,), (heading,) = inside["panel"].unique(), inside["section"].unique()
     for name, frame in runs.items():
         for column, look in zip(inside["column"], inside["look"], strict=True):
             if column in frame:
                 shown = frame[column].dropna()
+                if title == _RATIO:  # on a logarithmic axis
+                    shown = shown[shown > 0]
                 look = {"marker": "o", "markevery": max(1, len(shown) // 6), **look}
                 ax.plot(shown.index, shown, color=palette[name], **look)
     ax.set_xlabel("epoch", labelpad=1)
     ax.xaxis.set_major_locator(MaxNLocator(5, integer=True, min_n_ticks=1))
-    (title,), (heading,) = inside["panel"].unique(), inside["section"].unique()
     if title == _RATIO:
         ax.axhline(1, color=GREY, lw=0.8, zorder=0)
         ax.set_yscale("log")
@@ -94,6 +96,8 @@ def _panel(ax: Axes, runs: Mapping[str, pd.DataFrame], inside: pd.DataFrame, pal
     if title == _RATIO or heading == _UNITS:
         low, high = ax.get_ylim()
         least, most = (0.08, 12) if title == _RATIO else (-0.05, 1.05)
+        # The margin of a curve far above is that of its own small range.
+        high = high if title == _RATIO else 1.06 * high
         ax.set_ylim(min(low, least), max(high, most))
 
 
