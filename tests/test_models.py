@@ -115,7 +115,7 @@ def fake_web(monkeypatch, content):
     """Serve `content` for every download; an exception is raised."""
     asked = []
 
-    def download(url, file):
+    def download(url, file, **limits):
         asked.append(url)
         if isinstance(content, Exception):
             file.write(b"half")

@@ -201,7 +201,11 @@ def test_stopped_by_hand_leaves_no_trace_and_goes_on(tmp_path):
     write_notebook(tmp_path, "first", "1 + 1")
     last = write_notebook(tmp_path, "second", "import time\ntime.sleep(300)")
     with subprocess.Popen(
-        **command(tmp_path, "--at-once", "1"), stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        **command(tmp_path, "--at-once", "1"),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        # A shell's background jobs ignore it, and so would what they start.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     ) as process:
         for line in process.stdout:
             if line.startswith("second …"):
