@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+import toys
 
 from mde_utils.data import load_dataset
 from mde_utils.data.rendered import Rooms, Streets, produce
@@ -16,13 +17,8 @@ FIELDS = ("image", "depth", "normal", "label")
 SKY = LABELS.index("sky")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Some tests call what the data set guards itself; see `world.one_thread`."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+# Some tests call what the data set guards itself; see `world.one_thread`.
+one_thread = pytest.fixture(scope="module", autouse=True)(toys.one_thread)
 
 
 @pytest.fixture

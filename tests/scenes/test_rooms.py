@@ -8,6 +8,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
+import toys
 from torch.nn import functional as F
 
 from scenes.render import render
@@ -20,13 +21,8 @@ SMALL = (48, 64)
 FIELDS = ("image", "depth", "normal", "label")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Some tests call what the data set guards itself; see `world.one_thread`."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+# Some tests call what the data set guards itself; see `world.one_thread`.
+one_thread = pytest.fixture(scope="module", autouse=True)(toys.one_thread)
 
 
 @pytest.fixture(scope="module")

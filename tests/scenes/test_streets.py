@@ -7,6 +7,7 @@ from itertools import pairwise
 
 import pytest
 import torch
+import toys
 from torch.nn import functional as F
 
 from scenes.drawing import Dice
@@ -23,13 +24,8 @@ SMALL, MIDDLE = (32, 104), (94, 312)
 FIELDS = ("image", "depth", "normal", "label", "sparse_depth")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Some tests call what the data set guards itself; see `world.one_thread`."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+# Some tests call what the data set guards itself; see `world.one_thread`.
+one_thread = pytest.fixture(scope="module", autouse=True)(toys.one_thread)
 
 
 @pytest.fixture(scope="module")
